@@ -109,7 +109,7 @@ def cold(store, target, memory, pace, in_the_way):
         before, began = server.processors(), time.monotonic()
         if not pace:
             # Its parts: a load by the operator, then the first answer.
-            server.call(f"{server.admin}/admin/v1/load", {"target": target})
+            server.call(f"{server.admin_url}/admin/v1/load", {"target": target})
         ready = server.processors()
         _, headers = server.ask(target)
         took, after = time.monotonic() - began, server.processors()

@@ -8,12 +8,15 @@ In each round wrk asks all of them, in an order that rotates by round, on each n
 - `haproxy`: HAProxy in front of that
 - `container`: Roundhouse in front of it, an endpoint with one container
 - `lookup`: Roundhouse by itself: one model's entry (`GET /v1/models/…`), which nothing behind it is asked for
+- `handler`: a target that does nothing: a Python handler that returns its body (`peers/echo/roundhouse`), by one
+  worker. The request is admitted, leases the target from residency, and is handed to its process and back
 - `model`: Roundhouse by itself: the smallest classifier, computed
 - `before`: what `container` is, by the earlier build that `--against` names
 
 All of Roundhouse's pass through the whole chain: identity, policy, quotas, metering and the access
-log, as they are by default. Ratios and differences are taken within a round. CPU is what the process
-itself took, kernel included, by request. Builds nothing: needs wrk, haproxy and
+log, as they are by default; `handler` and `model` through admission and residency, too. Ratios and differences
+are taken within a round. CPU is what the process itself took, kernel included, by request; what its handlers'
+processes took is a column of its own. Builds nothing: needs wrk, haproxy and
 `cargo build --release -p roundhouse -p roundhouse-loadtest`. Writes results.json (every sample) and
 README.md (tables) into --out.
 """
@@ -27,6 +30,7 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,10 +72,20 @@ url = "http://127.0.0.1:{echo}"
 name = "models"
 [[endpoint.mount]]
 uri = "file://{work}/store/"
+[[endpoint]]
+name = "handlers"
+handlers = true
+[[endpoint.mount]]
+uri = "file://{work}/handlers/"
+[handlers]
+# What confines a handler costs at its start, not in its calls.
+isolation = "best-effort"
 """
-PEERS = ("echo", "haproxy", "container", "lookup", "model")
+PEERS = ("echo", "haproxy", "container", "lookup", "handler", "model")
 # Which process answers for whom.
-OF = {"container": "roundhouse", "lookup": "roundhouse", "model": "roundhouse"}
+OF = {name: "roundhouse" for name in ("container", "lookup", "handler", "model")}
+# Who sends the body back.
+ECHOES = {"echo", "haproxy", "container", "before", "handler"}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -104,10 +118,40 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def children(pid: int) -> list:
+    """A process's own processes, and theirs."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue  # it has just ended
+    found = [pid]
+    for of in found:
+        found += [child for child, parent in parents.items() if parent == of]
+    return found[1:]
+
+
+def of_children(pid: int) -> dict:
+    """What `cpu` says of each of a process's own processes."""
+    seconds = {}
+    for child in children(pid):
+        try:
+            seconds[child] = cpu(child)
+        except OSError:
+            continue  # it has just ended
+    return seconds
+
+
 def measured(asked: Asked, script: Path, options: argparse.Namespace, connections: int) -> dict:
-    before = cpu(asked.pid)
+    # Those that are there all the time: what ends meanwhile was idle.
+    own, others = cpu(asked.pid), of_children(asked.pid)
     sample = proxying.measure(asked.url, script, options, connections)
-    sample["cpu_us"] = (cpu(asked.pid) - before) / max(sample["requests"], 1) * 1e6
+    requests = max(sample["requests"], 1)
+    sample["cpu_us"] = (cpu(asked.pid) - own) / requests * 1e6
+    after = of_children(asked.pid)
+    taken = sum(after[pid] - others[pid] for pid in after if pid in others)
+    sample["workers_cpu_us"] = taken / requests * 1e6
     return sample
 
 
@@ -142,13 +186,14 @@ def table(records: list, connections: int, names: list) -> list:
 
     lines = [f"## {connections} connection{'s' if connections > 1 else ''}", "",
              "| | requests/s | of the echo's | p50 us | p99 us | added p50 us | added p99 us | "
-             "CPU us a request | errors |",
-             "|---|--:|--:|--:|--:|--:|--:|--:|--:|"]
+             "CPU us a request | of its workers | errors |",
+             "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     for name in names:
         middle = {key: median(by_round(name, key))
-                  for key in ("requests_per_second", "p50_us", "p99_us", "cpu_us")}
+                  for key in ("requests_per_second", "p50_us", "p99_us", "cpu_us", "workers_cpu_us")}
         cells = [f"{middle['requests_per_second']:.0f}", "-", f"{middle['p50_us']:.0f}",
                  f"{middle['p99_us']:.0f}", "-", "-", f"{middle['cpu_us']:.1f}",
+                 f"{middle['workers_cpu_us']:.1f}" if name == "handler" else "-",
                  str(sum(by_round(name, "errors")))]
         if name != "echo":
             cells[1] = paired(name, "requests_per_second", lambda own, bare: own / bare)
@@ -166,6 +211,8 @@ def peers(ports: dict, body: str) -> dict:
         "container": Asked(f"{at['roundhouse']}/endpoints/echo/invocations", body),
         "before": Asked(f"{at['before']}/endpoints/echo/invocations", body),
         "lookup": Asked(f"{at['roundhouse']}/v1/models/echo:echo"),
+        "handler": Asked(f"{at['roundhouse']}/endpoints/handlers/invocations", body,
+                         {"X-Amzn-SageMaker-Target-Model": "echo"}),
         "model": Asked(f"{at['roundhouse']}/endpoints/models/invocations",
                        json.dumps({"inputs": "hello world"}),
                        {"X-Amzn-SageMaker-Target-Model": "tiny"}),
@@ -177,6 +224,7 @@ def commands(options: argparse.Namespace, ports: dict, work: Path) -> dict:
     store.mkdir(parents=True)
     for path, content in models.classifier("tiny", 1, 0, "tiny").items():
         (store / path).write_bytes(content)
+    shutil.copytree(LOADTEST / "peers" / "echo" / "roundhouse", work / "handlers" / "echo")
     threads, front, echo = os.cpu_count(), ports["haproxy"], ports["echo"]
     (work / "haproxy.cfg").write_text(
         proxying.HAPROXY.format(threads=threads, port=front, echo=echo))
@@ -222,7 +270,9 @@ def run(options: argparse.Namespace) -> list:
                 running.append(answering(command, asked[mine[0]], work / f"{name}.log"))
                 for it in mine:
                     asked[it].pid = running[-1].pid
-                    asked[it].answers()
+                    answer = asked[it].answers()
+                    if it in ECHOES and answer.decode() != body:
+                        sys.exit(f"{it} does not send back what it is sent: {answer[:200]}")
             return rounds(asked, work, options)
         finally:
             for process in reversed(running):

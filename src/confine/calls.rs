@@ -3,6 +3,8 @@
 //! A list of refusals, not of permissions: what NumPy, PyTorch and a C library call changes
 //! with each release, and a forgotten permission is a crash in production. Files and TCP are
 //! Landlock's matter; this closes the ways around it and around the process group.
+//!
+//! A process that runs our own code alone gets a list of permissions ([`allow_computing`]).
 
 use std::collections::BTreeMap;
 
@@ -139,19 +141,73 @@ const TYPE_MASK: u64 = 0xf;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
+/// What a process calls that reads, writes and computes: memory, time, randomness, its own end.
+const COMPUTING: &[i64] = &[
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_close,
+    libc::SYS_brk,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_sched_yield,
+    libc::SYS_getrandom,
+    libc::SYS_clock_gettime,
+    libc::SYS_gettimeofday,
+    libc::SYS_getrusage,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_restart_syscall,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+/// Of the same, those that make memory writable; programs are not made.
+const MAPPING: &[i64] = &[libc::SYS_mmap, libc::SYS_mprotect];
+
 /// Refuses the calls, for this process and all it starts, for good.
 pub(crate) fn restrict(network: &Network) -> Result<(), String> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
-    let filter = SeccompFilter::new(
-        rules(network).map_err(|error| error.to_string())?,
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM.unsigned_abs()),
-        arch,
-    )
-    .and_then(BpfProgram::try_from)
-    .map_err(|error| error.to_string())?;
+    let rules = rules(network).map_err(|error| error.to_string())?;
+    let filter = filter(rules, SeccompAction::Allow, REFUSED_BY)?;
     seccompiler::apply_filter(&absent()).map_err(|error| describe(&error))?;
     seccompiler::apply_filter(&filter).map_err(|error| describe(&error))
+}
+
+/// Allows this process to read, write and compute, and nothing else, for good.
+pub(crate) fn allow_computing() -> Result<(), String> {
+    let rules = computing().map_err(|error| error.to_string())?;
+    let filter = filter(rules, REFUSED_BY, SeccompAction::Allow)?;
+    seccompiler::apply_filter(&filter).map_err(|error| describe(&error))
+}
+
+const REFUSED_BY: SeccompAction = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+
+/// What becomes of the calls that no rule names, and of those that one does.
+fn filter(rules: Rules, others: SeccompAction, named: SeccompAction) -> Result<BpfProgram, String> {
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| error.to_string())?;
+    SeccompFilter::new(rules, others, named, arch)
+        .and_then(BpfProgram::try_from)
+        .map_err(|error| error.to_string())
+}
+
+fn computing() -> Result<Rules, seccompiler::BackendError> {
+    let mut rules: Rules = COMPUTING.iter().map(|call| (*call, Vec::new())).collect();
+    let program = libc::PROT_EXEC as u64;
+    for call in MAPPING {
+        rules.insert(*call, vec![all([masked(2, program, 0)?])?]);
+    }
+    // To oneself: how an abort ends a process, and limits.
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![all([is(0, own)?])?]);
+    rules.insert(libc::SYS_prlimit64, vec![all([is(0, 0)?])?]);
+    Ok(rules)
 }
 
 fn describe(error: &seccompiler::Error) -> String {

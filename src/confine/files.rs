@@ -103,13 +103,27 @@ pub(crate) fn restrict(confinement: &Confinement) -> Result<u32, String> {
     }
 }
 
-fn ruleset(confinement: &Confinement) -> Result<RulesetCreated, RulesetError> {
-    let mut rules = Ruleset::default()
+/// Denies all files, ports and signals to others, for this process, for good.
+pub(crate) fn deny_all() -> Result<(), String> {
+    let rules = none_allowed().and_then(RulesetCreated::restrict_self);
+    match rules.map_err(|error| describe(&error))?.ruleset {
+        RulesetStatus::NotEnforced => Err("not in the kernel, or not enabled".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// All rights that the kernel knows, and nothing that has them.
+fn none_allowed() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(NEWEST))?
         .handle_access(AccessNet::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
-        .create()?;
+        .create()
+}
+
+fn ruleset(confinement: &Confinement) -> Result<RulesetCreated, RulesetError> {
+    let mut rules = none_allowed()?;
     let look = AccessFs::ReadFile | AccessFs::ReadDir;
     let run = AccessFs::from_read(NEWEST);
     // Execution too: an installer builds programs and runs them; data is code in Python anyway.

@@ -17,6 +17,10 @@ pub const SUBCOMMAND: &str = "confined-exec";
 /// holds the child's environment.
 pub(crate) const VARIABLE: &str = "ROUNDHOUSE_LAUNCH";
 
+/// Where libraries are that the executable may be linked against, such as CUDA's driver: without it, it
+/// would not even begin.
+const LIBRARIES: &str = "LD_LIBRARY_PATH";
+
 /// The kernel's limit for one variable is 128 KiB with its name and final zero.
 const MOST_BYTES: usize = 128 * 1024 - 64;
 
@@ -136,7 +140,23 @@ impl Request {
             return Err(Error::TooLarge { size: text.len(), most: MOST_BYTES });
         }
         let mut command = Command::new(exe);
-        command.arg(SUBCOMMAND).env_clear().env(VARIABLE, text).process_group(0);
+        let libraries = std::env::var_os(LIBRARIES).map(|path| (LIBRARIES, path));
+        // The program itself is given its own environment alone.
+        command.arg(SUBCOMMAND).env_clear().envs(libraries).env(VARIABLE, text).process_group(0);
         Ok(command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_binary_finds_its_libraries_and_has_nothing_else_of_our_environment() {
+        let command = Request::Probe { parent: 1 }.command(Path::new("/proc/self/exe")).unwrap();
+        let given = command.get_envs().filter(|(name, _)| *name != VARIABLE);
+        let ours = std::env::var_os(LIBRARIES);
+        let same: Vec<_> = ours.iter().map(|it| (LIBRARIES.as_ref(), Some(&**it))).collect();
+        assert_eq!(given.collect::<Vec<_>>(), same, "cargo sets it for tests");
     }
 }

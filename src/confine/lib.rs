@@ -7,7 +7,7 @@
 //! Reading order: `launch` (what can be asked for), `exec` (the order of the steps, and why),
 //! then the steps: `limits`, `namespace`, `identity`, `files` (Landlock), `calls` (seccomp).
 //! Beside them: `probe` (what this machine allows), `interpreter` (what Python must read),
-//! `show` (one folder more for a process that runs).
+//! `show` (one folder more for a process that runs), `seal` (a process of ours that only computes).
 //!
 //! Invariants: with [`Isolation::Required`] the program is never run unless every mechanism is
 //! in force; with either level it is never run with an inherited file descriptor above 2, an
@@ -27,6 +27,7 @@ mod launch;
 mod limits;
 mod namespace;
 mod probe;
+mod seal;
 mod show;
 
 pub use error::Error;
@@ -34,4 +35,5 @@ pub use exec::exec;
 pub use interpreter::Interpreter;
 pub use launch::{Confinement, Isolation, Launch, Network, SUBCOMMAND};
 pub use probe::{Mechanisms, probe};
+pub use seal::{allow_processor_time, seal};
 pub use show::{hide, show};

@@ -44,31 +44,37 @@ pub(crate) fn require_one_thread() -> Result<(), Error> {
 /// creates is for others. Root's right to lower the score again is gone with the next step.
 pub(crate) fn yield_to_others(confinement: &Confinement) -> Result<(), Error> {
     umask(Mode::from_bits_truncate(0o077));
-    fs::write("/proc/self/oom_score_adj", "1000")
-        .map_err(|source| Error::step("setting the out-of-memory score", source))?;
+    be_first_to_end()?;
     let failed = |errno: rustix::io::Errno| Error::step("lowering the priority", errno);
     let now = rustix::process::getpriority_process(None).map_err(failed)?;
     let nice = now.saturating_add(confinement.nice.max(0)).min(19);
     rustix::process::setpriority_process(None, nice).map_err(failed)
 }
 
+/// First to be killed when memory runs out.
+pub(crate) fn be_first_to_end() -> Result<(), Error> {
+    fs::write("/proc/self/oom_score_adj", "1000")
+        .map_err(|source| Error::step("setting the out-of-memory score", source))
+}
+
+/// Sets a limit for good. One that is already lower stays: only root could raise it.
+pub(crate) fn lower(step: &'static str, resource: Resource, value: u64) -> Result<(), Error> {
+    let hard = getrlimit(resource).map_err(|errno| Error::step(step, errno))?.1;
+    let value = value.min(hard);
+    setrlimit(resource, value, value).map_err(|errno| Error::step(step, errno))
+}
+
 /// The kernel's limits. `own_user` says that no other process counts for the user's number of
 /// processes.
 pub(crate) fn apply(confinement: &Confinement, own_user: bool) -> Result<(), Error> {
-    let limit = |step, resource, value: u64| {
-        let hard = getrlimit(resource).map_err(|errno| Error::step(step, errno))?.1;
-        // A limit that is already lower stays: only root could raise it.
-        let value = value.min(hard);
-        setrlimit(resource, value, value).map_err(|errno| Error::step(step, errno))
-    };
-    limit("forbidding core dumps", Resource::RLIMIT_CORE, 0)?;
-    limit("limiting open files", Resource::RLIMIT_NOFILE, confinement.open_files.into())?;
-    limit("limiting file size", Resource::RLIMIT_FSIZE, confinement.file_size)?;
+    lower("forbidding core dumps", Resource::RLIMIT_CORE, 0)?;
+    lower("limiting open files", Resource::RLIMIT_NOFILE, confinement.open_files.into())?;
+    lower("limiting file size", Resource::RLIMIT_FSIZE, confinement.file_size)?;
     if let Some(memory) = confinement.memory {
-        limit("limiting memory", Resource::RLIMIT_DATA, memory)?;
+        lower("limiting memory", Resource::RLIMIT_DATA, memory)?;
     }
     if let Some(processes) = confinement.processes.filter(|_| own_user) {
-        limit("limiting processes", Resource::RLIMIT_NPROC, processes.into())?;
+        lower("limiting processes", Resource::RLIMIT_NPROC, processes.into())?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::fair::EngineId;
 use crate::handle::EngineHandle;
 use crate::kv;
 use crate::lane::Command;
-use crate::plan::AdapterId;
+use crate::plan::{AdapterId, HeadSpec};
 use crate::scheduler::Adapter;
 
 /// Of the process, whatever the engine: an id that was used once names nothing else.
@@ -22,8 +22,8 @@ pub(crate) struct Attaching {
     pub(crate) weights: Box<dyn Any + Send>,
     /// Travels to the lane and back, so that an adapter whose caller left is detached.
     pub(crate) registration: Attachment,
-    /// With the numbers per vector that it answers with.
-    pub(crate) answer: oneshot::Sender<Result<(Attachment, usize), Failure>>,
+    /// With its head, where it has one of its own.
+    pub(crate) answer: oneshot::Sender<Result<(Attachment, Option<HeadSpec>), Failure>>,
 }
 
 /// Keeps an adapter on its engine; dropped, it asks for the removal.
@@ -98,8 +98,8 @@ impl EngineHandle {
         let (answer, attached) = oneshot::channel();
         let attaching = Box::new(Attaching { weights, registration, answer });
         commands.send(Command::Attach(engine, attaching)).map_err(|_| self.gone())?;
-        let (attachment, width) = attached.await.map_err(|_| self.gone())??;
+        let (attachment, head) = attached.await.map_err(|_| self.gone())??;
         let adapter = Adapter { id, root: kv::root(&version) };
-        Ok(Attached { handle: self.with_adapter(adapter, width), attachment })
+        Ok(Attached { handle: self.with_adapter(adapter, head), attachment })
     }
 }

@@ -1,7 +1,7 @@
 //! What a submission must satisfy before it may wait: what can never run is refused at once.
 
 use crate::error::Error;
-use crate::plan::{RunnerSpec, Want};
+use crate::plan::{HeadSpec, RunnerSpec, Want};
 use crate::request::{EncodeSpec, GenerateSpec, Sampling};
 
 /// Bytes of all vectors that one encoder call is answered with at most, and a step's at most: some
@@ -59,13 +59,12 @@ pub(crate) fn check_generate(request: &GenerateSpec, spec: &RunnerSpec) -> Resul
         if good { Ok(()) } else { Err(Error::Parameter { name, value, range }) }
     };
     within(request.max_tokens > 0, "max_tokens", request.max_tokens.to_string(), "at least 1")?;
-    within(
-        request.top_logprobs <= spec.output_width,
-        "logprobs",
-        request.top_logprobs.to_string(),
-        "no more than the vocabulary",
-    )?;
-    if request.prompt_logprobs {
+    let asked = [("logprobs", request.top_logprobs)].into_iter();
+    for (name, top) in asked.chain(request.prompt_logprobs.map(|top| ("prompt_logprobs", top))) {
+        let fits = top <= spec.output_width;
+        within(fits, name, top.to_string(), "no more than the vocabulary")?;
+    }
+    if request.prompt_logprobs.is_some() {
         let strange = request.prompt.iter().find(|id| **id as usize >= spec.output_width);
         let value = strange.map(|id| format!("token {id}")).unwrap_or_default();
         within(strange.is_none(), "prompt", value, "tokens of the vocabulary, where it is scored")?;
@@ -97,12 +96,21 @@ fn check_sampling(sampling: &Sampling) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks encoder inputs against the runner's shapes: each is one whole row of one step.
-pub(crate) fn check_encode(inputs: &[EncodeSpec], spec: &RunnerSpec) -> Result<(), Error> {
-    if spec.kv.is_some() {
+/// Checks encoder inputs against the runner's shapes: each is one whole row of one step; or, where
+/// sequences are kept, a sequence that an adapter's own head answers.
+pub(crate) fn check_encode(
+    inputs: &[EncodeSpec],
+    spec: &RunnerSpec,
+    head: Option<HeadSpec>,
+) -> Result<(), Error> {
+    let of_texts = || inputs.iter().all(|input| input.want == Want::Pooled);
+    if spec.kv.is_some() && !(head.is_some() && of_texts()) {
         return Err(Error::NotEncoder);
     }
-    let most = spec.context.min(spec.step_tokens);
+    let most = match spec.kv {
+        Some(_) => longest_sequence(spec),
+        None => spec.context.min(spec.step_tokens),
+    };
     let mut bytes = 0usize;
     for (index, input) in inputs.iter().enumerate() {
         let tokens = input.tokens.len();

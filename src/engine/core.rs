@@ -1,10 +1,12 @@
 //! One engine: a runner, what waits for it, and the step that joins them.
 
 mod adapters;
+mod client;
 mod elastic;
 mod encode;
 mod generate;
 mod pace;
+mod read;
 mod room;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use self::encode::EncodeWork;
 pub(crate) use self::generate::GenerateJob;
 use self::generate::GenerateWork;
 use self::pace::Pace;
+pub(crate) use self::read::ReadJob;
 use self::room::PromptRoom;
 pub(crate) use self::warm::{WarmUp, WarmUpError};
 use crate::account::Account;
@@ -30,7 +33,7 @@ use crate::elastic::Elastic;
 use crate::error::Error;
 use crate::handle::EngineConfig;
 use crate::metrics::Meters;
-use crate::plan::{AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepPlan};
+use crate::plan::{AdapterId, HeadSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepPlan};
 use crate::scheduler::SequenceId;
 
 /// The device can no longer be trusted; says why.
@@ -67,8 +70,8 @@ pub(crate) struct Published {
 pub(crate) struct Engine {
     runner: Box<dyn ModelRunner>,
     spec: RunnerSpec,
-    /// The adapters that rows may name, with the numbers per vector that they answer with.
-    attached: HashMap<AdapterId, usize>,
+    /// The adapters that rows may name, with the heads that some of them have of their own.
+    attached: HashMap<AdapterId, Option<HeadSpec>>,
     work: Work,
     meters: Meters,
     pace: Pace,
@@ -109,8 +112,12 @@ impl Engine {
 
     /// Queues a sequence.
     pub(crate) fn generate(&mut self, job: GenerateJob, account: Arc<Account>) {
-        if !self.knows(job.adapter.map(|adapter| adapter.id)) {
+        let adapter = job.adapter.map(|adapter| adapter.id);
+        if !self.knows(adapter) {
             return job.refuse(Error::Detached.into());
+        }
+        if adapter.is_some_and(|id| self.head(id).is_some()) {
+            return job.refuse(Error::NotGenerative.into());
         }
         match &mut self.work {
             Work::Generate(work) => work.submit(job, account, &self.meters),
@@ -128,6 +135,20 @@ impl Engine {
         match &mut self.work {
             Work::Encode(work) => work.submit(job, account, &spec, &self.meters),
             Work::Generate(_) => job.refuse(Error::NotEncoder.into()),
+        }
+        self.pace.working(Instant::now());
+    }
+
+    /// Queues a text that an adapter's own head answers, beside sequences.
+    pub(crate) fn read(&mut self, job: ReadJob, account: Arc<Account>) {
+        if !self.knows(Some(job.adapter.id)) {
+            return job.refuse(Error::Detached.into());
+        }
+        match &mut self.work {
+            Work::Generate(work) if self.attached[&job.adapter.id].is_some() => {
+                work.read(job, account, &self.meters);
+            }
+            Work::Generate(_) | Work::Encode(_) => job.refuse(Error::NotEncoder.into()),
         }
         self.pace.working(Instant::now());
     }
@@ -188,9 +209,6 @@ impl Engine {
         self.publish();
         let widths = (self.spec.output_width, &self.attached);
         let outcomes = forward(self.runner.as_mut(), widths, &plan)?;
-        if prompts > 0 {
-            self.room.measured(plan.tokens(), started.elapsed());
-        }
         let elapsed = started.elapsed();
         match &mut self.work {
             Work::Generate(work) => work.charge(&plan, elapsed),
@@ -201,6 +219,10 @@ impl Engine {
             Work::Encode(work) => work.finish(outcomes, &self.meters),
         };
         let now = Instant::now();
+        if prompts > 0 {
+            // With what was made of the vectors: of prompts that are scored that is much of a step.
+            self.room.measured(plan.tokens(), now - started);
+        }
         self.meters.step_seconds.record(now - started);
         #[expect(clippy::cast_precision_loss, reason = "rows stay far below 2^52")]
         self.meters.step_rows.record(plan.rows.len() as f64);
@@ -253,7 +275,7 @@ fn forward(
 }
 
 /// Numbers per vector: of the model alone, and of adapters.
-type Widths<'a> = (usize, &'a HashMap<AdapterId, usize>);
+type Widths<'a> = (usize, &'a HashMap<AdapterId, Option<HeadSpec>>);
 
 fn outcomes(
     (plain, adapted): Widths<'_>,
@@ -261,7 +283,8 @@ fn outcomes(
     vectors: Vec<Vec<f32>>,
 ) -> Vec<RowOutcome> {
     let wanting = plan.rows.iter().filter(|row| row.output);
-    let width = |row: &Row| row.adapter.and_then(|id| adapted.get(&id)).copied().unwrap_or(plain);
+    let head = |row: &Row| row.adapter.and_then(|id| *adapted.get(&id)?);
+    let width = |row: &Row| head(row).map_or(plain, |head| head.width);
     let wanted: Vec<usize> = wanting.map(|row| row.vectors() * width(row)).collect();
     if !vectors.iter().map(Vec::len).eq(wanted.iter().copied()) {
         let widths: Vec<_> = vectors.iter().map(Vec::len).collect();

@@ -9,10 +9,10 @@ use crate::constraint::Unmet;
 /// The crate's errors; they cross to other crates as [`Failure`].
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub(crate) enum Error {
-    /// Tokens to generate from an encoder.
-    #[error("this model is an encoder and generates no text")]
+    /// Tokens to generate from an encoder, or from an adapter whose own head answers.
+    #[error("this model answers with vectors and generates no text")]
     NotGenerative,
-    /// Vectors from a generative model.
+    /// Vectors from a generative model, or from an adapter of one that has no head of its own.
     #[error("this model generates text and answers with no vectors")]
     NotEncoder,
     /// Nothing to start from.

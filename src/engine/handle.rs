@@ -21,10 +21,12 @@ use crate::error::Error;
 use crate::fair::EngineId;
 use crate::heartbeat::Heartbeat;
 use crate::lane::Command;
-use crate::plan::RunnerSpec;
+use crate::plan::{HeadSpec, RunnerSpec};
 use crate::queue::{Place, Queue};
 use crate::request::{EncodeSpec, GenerateSpec, TokenResult};
 use crate::scheduler::{Adapter, SequenceId};
+
+mod read;
 
 /// How one engine shares its lane and bounds its queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,8 +88,8 @@ pub struct EngineHandle {
 #[derive(Clone, Default)]
 struct With {
     adapter: Option<Adapter>,
-    /// Numbers per vector that the adapter answers with.
-    width: Option<usize>,
+    /// What answers its rows, where that is a head of its own.
+    head: Option<HeadSpec>,
     claim: Arc<Claim>,
 }
 
@@ -129,10 +131,10 @@ impl EngineHandle {
         Self { inner: Arc::new(inner), with: Arc::default() }
     }
 
-    /// The same engine's, with an adapter that answers with so many numbers per vector.
-    pub(crate) fn with_adapter(&self, adapter: Adapter, width: usize) -> Self {
-        let (adapter, width) = (Some(adapter), Some(width));
-        self.with(With { adapter, width, ..(*self.with).clone() })
+    /// The same engine's, with an adapter.
+    pub(crate) fn with_adapter(&self, adapter: Adapter, head: Option<HeadSpec>) -> Self {
+        let adapter = Some(adapter);
+        self.with(With { adapter, head, ..(*self.with).clone() })
     }
 
     /// The same, for work on somebody's behalf.
@@ -165,6 +167,9 @@ impl EngineHandle {
         spec: GenerateSpec,
         constraint: Option<Box<dyn Constraint>>,
     ) -> Result<TokenStream, Failure> {
+        if self.with.head.is_some() {
+            return Err(Error::NotGenerative.into());
+        }
         check_generate(&spec, &self.inner.spec)?;
         let place = self.take_place()?;
         let room = longest_sequence(&self.inner.spec) - spec.prompt.len();
@@ -188,9 +193,11 @@ impl EngineHandle {
         Ok(TokenStream { tokens, ticket, ended: false })
     }
 
-    /// Encodes inputs, each in one step; answers each, in order, with the vectors that it wants:
-    /// [`RunnerSpec::output_width`] numbers a vector, one after another. If dropped before ready,
-    /// inputs that have not run leave the queue.
+    /// Answers inputs, in order: an encoder each in one step, with the vectors that it wants, one
+    /// after another; on an engine that generates an adapter's own head, one vector of a text, which is
+    /// read beside sequences in as many steps as a prompt. A vector has so many numbers as
+    /// [`spec`](Self::spec) says of this handle (`output_width`). If dropped before ready, inputs that
+    /// have not ended are given up.
     ///
     /// # Errors
     /// As [`generate`](Self::generate), and `InvalidInput` where the answers would have more than
@@ -200,11 +207,14 @@ impl EngineHandle {
         inputs: Vec<impl Into<EncodeSpec>>,
     ) -> Result<Vec<Vec<f32>>, Failure> {
         let inputs: Vec<EncodeSpec> = inputs.into_iter().map(Into::into).collect();
-        check_encode(&inputs, &self.spec())?;
+        check_encode(&inputs, &self.spec(), self.with.head)?;
         if inputs.is_empty() {
             return Ok(Vec::new());
         }
         let place = self.take_place()?;
+        if let (Some(_), Some(adapter)) = (self.inner.spec.kv, self.with.adapter) {
+            return self.read_each(inputs, adapter, place).await;
+        }
         let (sender, answer) = oneshot::channel();
         let adapter = self.with.adapter.map(|adapter| adapter.id);
         let mut ticket = self.submit(|id| {
@@ -228,7 +238,7 @@ impl EngineHandle {
     /// The runner's shapes, as its adapter has them.
     pub fn spec(&self) -> RunnerSpec {
         let spec = self.inner.spec;
-        RunnerSpec { output_width: self.with.width.unwrap_or(spec.output_width), ..spec }
+        RunnerSpec { output_width: self.with.head.map_or(spec.output_width, |it| it.width), ..spec }
     }
 
     /// How busy the engine is.

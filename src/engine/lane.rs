@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use self::thread::LaneThread;
 use crate::attached::Attaching;
-use crate::core::{EncodeJob, GenerateJob, Published};
+use crate::core::{EncodeJob, GenerateJob, Published, ReadJob};
 use crate::elastic::KvReporter;
 use crate::fair::EngineId;
 use crate::handle::{EngineConfig, EngineHandle, HandleParts};
@@ -45,6 +45,7 @@ pub(crate) enum Command {
     Place(Box<Placing>),
     Generate(EngineId, GenerateJob),
     Encode(EngineId, EncodeJob),
+    Read(EngineId, ReadJob),
     Abort(EngineId, SequenceId),
     Attach(EngineId, Box<Attaching>),
     /// The sender, if any, is dropped when the weights are.

@@ -33,8 +33,8 @@ pub use heartbeat::LaneHealth;
 pub use lane::{Lane, LaneConfig, Placed};
 pub use metrics::describe as describe_metrics;
 pub use plan::{
-    AdapterId, BlockId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
-    Want,
+    AdapterId, BlockId, HeadSpec, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput,
+    StepPlan, Want,
 };
 pub use request::{
     EncodeSpec, FinishReason, GenerateSpec, PromptToken, Sampling, TokenOut, TokenResult,

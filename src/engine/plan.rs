@@ -101,6 +101,16 @@ pub struct RunnerSpec {
     pub kv: Option<KvSpec>,
 }
 
+/// What answers the rows of an adapter that has a head of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadSpec {
+    /// Numbers per output vector.
+    pub width: usize,
+    /// The token that only fills: the last one that is another is what the head reads. Where rows
+    /// are computed whole, the runner sees to it.
+    pub padding: Option<u32>,
+}
+
 /// A runner's KV pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KvSpec {
@@ -168,8 +178,9 @@ pub trait ModelRunner: Send {
 
     /// Takes an adapter's weights in, ready for use: rows may name `id` from now on. Called
     /// between steps, so it must take no time to speak of; what a runner computes with them
-    /// must depend on `weights` alone. Returns the numbers per output vector of its rows, where
-    /// it answers with others than [`RunnerSpec::output_width`].
+    /// must depend on `weights` alone. Returns what answers its rows, where that is a head of its
+    /// own. Of a runner with KV such a head answers a sequence's last row, and no other: its rows'
+    /// keys and values are kept as all others' are.
     ///
     /// # Errors
     /// [`RunnerError::Input`] for weights of another kind or base, and from runners that know
@@ -178,7 +189,7 @@ pub trait ModelRunner: Send {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<Option<usize>, RunnerError> {
+    ) -> Result<Option<HeadSpec>, RunnerError> {
         drop(weights);
         Err(RunnerError::Input(format!("this model takes no adapters, {} included", id.0)))
     }

@@ -54,9 +54,12 @@ pub struct GenerateSpec {
     pub sampling: Sampling,
     /// How many alternatives to report with each token.
     pub top_logprobs: usize,
-    /// Whether the first token comes with what the model gave the prompt's. Such a prompt is
-    /// computed whole, in chunks of no more tokens than the engine runs sequences.
-    pub prompt_logprobs: bool,
+    /// How many alternatives to report with each token of the prompt; the first new token comes with
+    /// them. `None`: none, nor what the model gave the tokens. A prompt that is scored is computed
+    /// whole, in chunks of no more tokens than the engine runs sequences.
+    pub prompt_logprobs: Option<usize>,
+    /// Whether each of those tokens is told with its rank.
+    pub prompt_ranks: bool,
     /// Added to the logits of single tokens, before all else.
     pub logit_bias: Vec<(u32, f32)>,
 }
@@ -114,6 +117,9 @@ pub struct TokenOut {
 pub struct PromptToken {
     /// Its log-probability under the model's distribution at temperature 1.
     pub logprob: f32,
+    /// Its place among all tokens by likelihood, from 1; of equally likely ones the lower id is first.
+    /// Where that was asked for.
+    pub rank: Option<usize>,
     /// The likeliest tokens in its place with theirs, likeliest first.
     pub top: Vec<(u32, f32)>,
 }

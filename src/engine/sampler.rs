@@ -26,6 +26,9 @@ pub(crate) struct Sampler {
     min_tokens: usize,
     stop_tokens: Vec<u32>,
     top_logprobs: usize,
+    prompt_top: usize,
+    /// Whether tokens of the prompt are ranked; that walks over the vocabulary for each.
+    ranks_prompt: bool,
     logit_bias: Vec<(u32, f32)>,
     constraint: Option<Box<dyn Constraint>>,
     /// Prompt and generated tokens; kept only where a repetition penalty needs them.
@@ -63,6 +66,8 @@ impl Sampler {
             min_tokens: spec.min_tokens,
             stop_tokens: spec.stop_tokens.clone(),
             top_logprobs: spec.top_logprobs,
+            prompt_top: spec.prompt_logprobs.unwrap_or(0),
+            ranks_prompt: spec.prompt_ranks,
             logit_bias: spec.logit_bias.clone(),
             constraint,
             seen: spec.prompt.iter().copied().filter(|_| repetition).collect(),
@@ -101,7 +106,7 @@ impl Sampler {
             }
             _ => Progress::Open,
         };
-        let PromptToken { logprob, top } = scored(logits, id, self.top_logprobs);
+        let (logprob, top) = scored(logits, id, self.top_logprobs);
         let choice = Choice { id, logprob, top, stop, complete: progress == Progress::Complete };
         self.remember(id);
         Ok(choice)
@@ -120,7 +125,9 @@ impl Sampler {
         if !are_numbers(logits) {
             return Err(Error::NotFinite { position });
         }
-        Ok(scored(logits, id, self.top_logprobs))
+        let (logprob, top) = scored(logits, id, self.prompt_top);
+        let rank = self.ranks_prompt.then(|| rank(logits, id));
+        Ok(PromptToken { logprob, rank, top })
     }
 
     /// Whether each of its tokens costs more than choosing it.
@@ -193,11 +200,21 @@ impl Sampler {
     }
 }
 
-/// A token under the model's own distribution.
-fn scored(logits: &[f32], id: u32, top: usize) -> PromptToken {
+/// A token's log-probability under the model's own distribution, and the likeliest ones' with theirs.
+fn scored(logits: &[f32], id: u32, top: usize) -> (f32, Vec<(u32, f32)>) {
     let normaliser = weights::log_sum_exp(logits);
     let logprob = logprob(logits[id as usize], normaliser);
-    PromptToken { logprob, top: alternatives(logits, top, normaliser) }
+    (logprob, alternatives(logits, top, normaliser))
+}
+
+/// A token's place among all by likelihood, from 1, in the order of [`likelier`]. Counted without a
+/// branch: so it costs no more than a pass over the logits.
+fn rank(logits: &[f32], id: u32) -> usize {
+    let (lower, rest) = logits.split_at(id as usize);
+    let own = rest[0];
+    let before = lower.iter().filter(|score| score.total_cmp(&own).is_ge()).count();
+    let behind = rest.iter().filter(|score| score.total_cmp(&own).is_gt()).count();
+    1 + before + behind
 }
 
 /// Masks all scores but those whose bit is set.

@@ -119,6 +119,8 @@ struct Sequence {
     root: Root,
     /// The length of its prompt while all of it is to be scored, else 0.
     scored: usize,
+    /// Whether nothing follows its prompt.
+    is_whole: bool,
     /// The last step that it decoded in.
     stepped: u64,
     /// How often it gave its place or blocks to another tenant's.
@@ -146,6 +148,11 @@ pub(crate) struct Step {
 impl Sequence {
     fn remaining(&self) -> usize {
         self.tokens.len() - self.computed
+    }
+
+    /// The tokens that it has blocks for from the beginning: one more than it has, where one follows.
+    fn length(&self) -> usize {
+        self.tokens.len() + usize::from(!self.is_whole)
     }
 
     /// Whether, of the two, the other gives way.
@@ -179,7 +186,8 @@ impl Scheduler {
     }
 
     /// Queues a sequence. It and one token more must fit the pool, at every length it will
-    /// reach: the caller ends it before.
+    /// reach: the caller ends it before. What [ends with its prompt](Self::ends_with_prompt) needs
+    /// no room for another.
     pub(crate) fn submit_with(
         &mut self,
         id: SequenceId,
@@ -188,7 +196,7 @@ impl Scheduler {
         turn: Turn,
     ) {
         debug_assert!(
-            !prompt.is_empty() && self.pool.needed(prompt.len() + 1) <= self.limits.kv.blocks
+            !prompt.is_empty() && self.pool.needed(prompt.len()) <= self.limits.kv.blocks
         );
         let arrival = self.arrivals;
         self.arrivals += 1;
@@ -207,6 +215,7 @@ impl Scheduler {
             adapter,
             root,
             scored: 0,
+            is_whole: false,
             stepped: 0,
             gave_way: 0,
         });
@@ -217,6 +226,13 @@ impl Scheduler {
     pub(crate) fn score(&mut self, id: SequenceId) {
         if let Some(sequence) = self.waiting.iter_mut().rfind(|s| s.id == id) {
             sequence.scored = sequence.tokens.len();
+        }
+    }
+
+    /// Nothing will follow the prompt of one that was just queued.
+    pub(crate) fn ends_with_prompt(&mut self, id: SequenceId) {
+        if let Some(sequence) = self.waiting.iter_mut().rfind(|s| s.id == id) {
+            sequence.is_whole = true;
         }
     }
 
@@ -342,11 +358,10 @@ impl Scheduler {
                 return;
             };
             let sequence = &mut self.waiting[next];
-            let length = sequence.tokens.len();
             if self.limits.reuse && sequence.scored == 0 {
                 // Its last token is computed in any case: somebody waits for what follows it.
                 let Sequence { tokens, names, root, .. } = sequence;
-                self.pool.name(root, &tokens[..length - 1], names);
+                self.pool.name(root, &tokens[..tokens.len() - 1], names);
                 self.pool.find(&sequence.names, &mut sequence.blocks);
                 // A reader whose tenant has had its part of the step may be slow.
                 if !tenants.is_limited() && self.waits_for_prefix(next) {
@@ -356,7 +371,8 @@ impl Scheduler {
             let is_beyond = self.is_beyond_floor(next);
             let sequence = &mut self.waiting[next];
             let found = sequence.blocks.len() * self.limits.kv.block_tokens;
-            if is_beyond || !self.pool.extend(&mut sequence.blocks, length + 1) {
+            let length = sequence.length();
+            if is_beyond || !self.pool.extend(&mut sequence.blocks, length) {
                 self.pool.release(&mut sequence.blocks);
                 self.lacks_blocks = !is_beyond;
                 return;

@@ -16,12 +16,16 @@ use roundhouse_types::Bytes;
 
 use crate::constraint::{Allowed, Constraint, Progress, Unmet};
 use crate::plan::{
-    AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan, Want,
+    AdapterId, HeadSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan, Want,
 };
 
 /// An adapter's weights for an [`EchoRunner`]: other numbers make other logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EchoAdapter(pub u64);
+
+/// The same with a head of its own, which answers with the first of those numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EchoHead(pub EchoAdapter, pub HeadSpec);
 
 /// The logits that follow `tokens`: spread over [-4, 4), different for every sequence.
 pub fn echo_logits(tokens: &[u32], width: usize) -> Vec<f32> {
@@ -178,6 +182,7 @@ pub struct EchoRunner {
     /// Position, token and what it was computed with by slot; `None` was never written.
     slots: Vec<Option<(usize, u32, Option<EchoAdapter>)>>,
     adapters: HashMap<AdapterId, Box<EchoAdapter>>,
+    heads: HashMap<AdapterId, HeadSpec>,
     reactions: Vec<(u32, Reaction)>,
     log: Arc<EchoLog>,
 }
@@ -190,6 +195,7 @@ impl EchoRunner {
             spec,
             slots: vec![None; slots],
             adapters: HashMap::new(),
+            heads: HashMap::new(),
             reactions: Vec::new(),
             log: Arc::default(),
         }
@@ -374,6 +380,9 @@ impl ModelRunner for EchoRunner {
             let sequence = self.sequence(row, adapter)?;
             if row.output {
                 let mut vectors = self.vectors(row, adapter, &sequence);
+                if let Some(head) = row.adapter.and_then(|id| self.heads.get(&id)) {
+                    vectors.truncate(head.width);
+                }
                 if self.garbles(row) {
                     vectors[0] = f32::NAN;
                 }
@@ -400,15 +409,21 @@ impl ModelRunner for EchoRunner {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<Option<usize>, RunnerError> {
-        let adapter = weights
-            .downcast::<EchoAdapter>()
-            .map_err(|_| RunnerError::Input("not an echo's adapter".to_owned()))?;
+    ) -> Result<Option<HeadSpec>, RunnerError> {
+        let (adapter, head) = match weights.downcast::<EchoHead>() {
+            Ok(headed) => (Box::new(headed.0), Some(headed.1)),
+            Err(weights) => match weights.downcast::<EchoAdapter>() {
+                Ok(adapter) => (adapter, None),
+                Err(_) => return Err(RunnerError::Input("not an echo's adapter".to_owned())),
+            },
+        };
         self.adapters.insert(id, adapter);
-        Ok(None)
+        self.heads.extend(head.map(|head| (id, head)));
+        Ok(head)
     }
 
     fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
+        self.heads.remove(&id);
         self.adapters.remove(&id).map(|adapter| adapter as Box<dyn Any + Send>)
     }
 }

@@ -116,7 +116,9 @@ impl Ask {
             Self::Completion(ask) => ask.ignored.clone(),
             Self::Response(ask) => ask.ignored.clone(),
             Self::Embeddings(ask) => ask.ignored.clone(),
-            Self::Ranking(_) | Self::Tokens(_) | Self::Later(_) => None,
+            // What it says so far is of who reads the body itself.
+            Self::Later(later) => later.ignored(),
+            Self::Ranking(_) | Self::Tokens(_) => None,
         }
     }
 
@@ -382,10 +384,11 @@ async fn generation(
         let wire = Wire { format: ask.format(delivery.events), framed: delivery.framed };
         let transcript: Box<dyn Transcript> = match ask {
             Ask::Inputs(ask) => Box::new(InputsTranscript::new(prompt_tokens, reply.seed, &ask)),
-            Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens)),
+            Ask::Chat(ask) => Box::new(ask.transcript(prompt_tokens, &reply.prompts)),
             Ask::Response(ask) => Box::new(ask.transcript(prompt_tokens)),
             Ask::Completion(ask) => {
-                Box::new(ask.transcript(prompt_tokens, reply.prompt_tokens.len()))
+                let choices = reply.prompt_tokens.len();
+                Box::new(ask.transcript((prompt_tokens, &reply.prompts), choices))
             }
             _ => return Err(mismatch()),
         };
@@ -394,6 +397,7 @@ async fn generation(
         let bounds = Bounds { deadline, keep_alive, choices_per_prompt, notes, cut };
         return stream::respond(reply, transcript, wire, bounds).await;
     }
+    let taken = reply.taken.clone();
     let generated = call::collect(reply, deadline, notes, choices_per_prompt).await?;
     let said = match ask {
         Ask::Inputs(ask) => ask.generated(&generated)?,
@@ -402,7 +406,8 @@ async fn generation(
         Ask::Completion(ask) => ask.whole(&generated, prompt_tokens),
         _ => return Err(mismatch()),
     };
-    accept::written(&said, delivery)
+    let response = accept::written(&said, delivery)?;
+    Ok(if taken.is_nothing() { response } else { kept::until_sent(response, taken) })
 }
 
 /// Serving refuses requests that do not fit a model's kind, so this is a fault of ours.

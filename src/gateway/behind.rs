@@ -24,7 +24,7 @@ use crate::call::Context;
 use crate::capture::captured;
 use crate::cut::cut_off;
 use crate::error::{Error, Face};
-use crate::handled::{Flow, framed, gather, no_tokenizer};
+use crate::handled::{Flow, framed, gather, no_route};
 use crate::layers::Calling;
 use crate::meter;
 use crate::metrics::container_seconds;
@@ -251,7 +251,7 @@ async fn metered(
         let (last, answer) = through(context, asking, body, path).await?;
         let status = answer.status;
         if let Form::Tokens(route) = form
-            && let Some(failure) = no_tokenizer(route, status)
+            && let Some(failure) = no_route(route, status, &[])
         {
             return Err(of(&last, failure));
         }

@@ -151,6 +151,8 @@ pub(crate) struct Generated {
     pub(crate) choices: Vec<Choice>,
     /// Per choice.
     pub(crate) prompt_tokens: Vec<usize>,
+    /// Each prompt's tokens, where they were asked for.
+    pub(crate) prompts: Vec<Vec<u32>>,
     pub(crate) seed: u64,
 }
 
@@ -205,6 +207,7 @@ pub(crate) async fn collect(
     Ok(Generated {
         choices: choices.collect(),
         prompt_tokens: reply.prompt_tokens,
+        prompts: reply.prompts,
         seed: reply.seed,
     })
 }

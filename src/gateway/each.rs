@@ -2,10 +2,11 @@
 //! inputs, side by side, and the answers are put together in the order of the inputs.
 
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use axum::response::Response;
 use futures_util::future::try_join_all;
-use roundhouse_serving::{EmbeddingsReply, Inputs, LabelScore, Reply, Request, Served};
+use roundhouse_serving::{EmbeddingsReply, Inputs, LabelScore, Reply, Request, Served, Taken};
 use uuid::Uuid;
 
 use crate::accept;
@@ -13,6 +14,7 @@ use crate::aim::Aim;
 use crate::answer::{Ask, Delivery, mismatch, written};
 use crate::call::{self, Context, Generated};
 use crate::error::Error;
+use crate::kept;
 use crate::permitted::permit;
 
 /// The headers that show how much a target is used.
@@ -23,6 +25,16 @@ struct Part {
     places: Vec<usize>,
     said: Said,
     served: Served,
+    /// What it tells takes it until it has gone out.
+    taken: Taken,
+}
+
+/// What an adapter answers with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Vectors,
+    Labels,
 }
 
 enum Said {
@@ -53,12 +65,14 @@ pub(crate) async fn answer(
     for (place, name) in names.into_iter().enumerate() {
         groups.entry(name).or_default().push(place);
     }
+    // Of the first that has begun: all others' answers are of it.
+    let kind = OnceLock::new();
     let mut asking = Vec::with_capacity(groups.len());
     let mut is_told = true;
     for (name, places) in groups {
         let aim = if name.is_empty() { aim.clone() } else { aim.adapter(field, &name)? };
         is_told &= permit(context, &aim).is_ok_and(|it| context.is_told_of(&it.model.target));
-        asking.push(part(context, aim, &inputs, (field, places), delivery));
+        asking.push(part(context, aim, &inputs, (field, places), &kind, delivery));
     }
     let mut parts = try_join_all(asking).await?;
     // The log has one model and one wait: the one named, and the longest.
@@ -73,7 +87,8 @@ pub(crate) async fn answer(
     if let Some(slowest) = served.last() {
         context.notes.served(slowest);
     }
-    let (said, prompt_tokens) = together(parts, inputs.texts.len())?;
+    let taken: Vec<Taken> = parts.iter().map(|part| part.taken.clone()).collect();
+    let (said, prompt_tokens) = together(parts, inputs.texts.len(), field)?;
     context.notes.prompt(prompt_tokens);
     let mut response = match said {
         Said::Generated(generated) => accept::written(&ask.generated(&generated)?, delivery)?,
@@ -88,14 +103,18 @@ pub(crate) async fn answer(
     if !is_told {
         WAITS.iter().for_each(|name| drop(response.headers_mut().remove(*name)));
     }
-    Ok(response)
+    let is_kept = taken.iter().any(|taken| !taken.is_nothing());
+    Ok(if is_kept { kept::until_sent(response, taken) } else { response })
 }
 
+/// What one of them says. Once one has begun, others that answer with something else fail before
+/// anything is generated.
 async fn part(
     context: &Context,
     aim: Aim,
     inputs: &Inputs,
     (field, places): (&'static str, Vec<usize>),
+    first: &OnceLock<Kind>,
     delivery: Delivery,
 ) -> Result<Part, Error> {
     let texts = places.iter().map(|place| inputs.texts[*place].clone()).collect();
@@ -105,12 +124,25 @@ async fn part(
     let parts = Inputs { texts, seconds, single: false, beside, ..inputs.clone() };
     let request = Request::Inputs(parts);
     let (answer, deadline) = call::invoke(context, &aim, request, delivery.timeout).await?;
+    let alike = |kind: Kind| match *first.get_or_init(|| kind) == kind {
+        true => Ok(()),
+        false => Err(unlike(field)),
+    };
+    let mut taken = Taken::default();
     let said = match answer.reply {
         Reply::Generation(reply) => {
+            alike(Kind::Text)?;
+            taken = reply.taken.clone();
             Said::Generated(call::collect(reply, deadline, &context.notes, 1).await?)
         }
-        Reply::Embeddings(reply) => Said::Vectors(reply),
-        Reply::Classification(labels) => Said::Labels(labels),
+        Reply::Embeddings(reply) => {
+            alike(Kind::Vectors)?;
+            Said::Vectors(reply)
+        }
+        Reply::Classification(labels) => {
+            alike(Kind::Labels)?;
+            Said::Labels(labels)
+        }
         Reply::TokenVectors(_) | Reply::Entities(_) | Reply::Fills(_) | Reply::Answers(_) => {
             let expected = "must be one name where tokens are answered";
             return Err(Error::field(field, expected));
@@ -119,11 +151,11 @@ async fn part(
             return Err(mismatch());
         }
     };
-    Ok(Part { places, said, served: answer.served })
+    Ok(Part { places, said, served: answer.served, taken })
 }
 
 /// All parts in the order of the inputs, and the tokens of all prompts.
-fn together(parts: Vec<Part>, inputs: usize) -> Result<(Said, usize), Error> {
+fn together(parts: Vec<Part>, inputs: usize, field: &'static str) -> Result<(Said, usize), Error> {
     let (mut choices, mut vectors, mut labels) = (Vec::new(), Vec::new(), Vec::new());
     let (mut prompt_tokens, mut seed) = (0, 0);
     for Part { places, said, .. } in parts {
@@ -143,7 +175,8 @@ fn together(parts: Vec<Part>, inputs: usize) -> Result<(Said, usize), Error> {
     }
     if choices.len() == inputs {
         let (choices, prompt_tokens_each) = ordered(choices).into_iter().unzip();
-        let generated = Generated { choices, prompt_tokens: prompt_tokens_each, seed };
+        let prompts = Vec::new();
+        let generated = Generated { choices, prompt_tokens: prompt_tokens_each, prompts, seed };
         Ok((Said::Generated(generated), prompt_tokens))
     } else if vectors.len() == inputs {
         let reply = EmbeddingsReply { vectors: ordered(vectors), prompt_tokens };
@@ -151,9 +184,13 @@ fn together(parts: Vec<Part>, inputs: usize) -> Result<(Said, usize), Error> {
     } else if labels.len() == inputs {
         Ok((Said::Labels(ordered(labels)), prompt_tokens))
     } else {
-        // All are adapters of one model, so they answer alike.
-        Err(mismatch())
+        Err(unlike(field))
     }
+}
+
+/// One with a head of its own names labels beside a base that does something else.
+fn unlike(field: &'static str) -> Error {
+    Error::field(field, "must name adapters that answer alike: text, vectors or labels")
 }
 
 fn ordered<T>(mut placed: Vec<(usize, T)>) -> Vec<T> {

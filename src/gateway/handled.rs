@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use roundhouse_serving::{HandledBody, HandledReply, HandledStream, Origin, Route};
 use roundhouse_types::{ErrorKind, Failure};
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Delivery;
@@ -43,7 +44,7 @@ pub(crate) async fn respond(
     let limit = gathers.then(|| context.gateway.config.gathered_limit.as_usize());
     let (whole, pieces) = begun(body, limit, deadline).await?;
     if let Origin::Engine(route) = origin
-        && let Some(failure) = no_tokenizer(route, status)
+        && let Some(failure) = no_route(route, status, &whole)
     {
         return Err(failure.into());
     }
@@ -76,13 +77,13 @@ pub(crate) async fn respond(
             let pieces = Watched::new(pieces, deadline);
             let pieces = Flow::new((Some(whole), counter), pieces, deadline, context);
             let is_events = content_type.as_bytes().starts_with(EVENTS);
-            match framed {
-                false if is_events && matches!(origin, Origin::Engine(_)) => {
-                    Response::new(Body::from_stream(told_as_event(pieces.stream())))
+            match (framed, is_events.then_some(origin)) {
+                (false, Some(Origin::Engine(route))) => {
+                    Response::new(Body::from_stream(told_as_event(pieces.stream(), route)))
                 }
                 // A failure cuts the connection: the client must not take what it has for all of it.
-                false => Response::new(Body::from_stream(pieces.stream())),
-                true => Response::new(Body::from_stream(self::framed(pieces.stream()))),
+                (false, _) => Response::new(Body::from_stream(pieces.stream())),
+                (true, _) => Response::new(Body::from_stream(self::framed(pieces.stream()))),
             }
         }
     };
@@ -138,14 +139,27 @@ fn set_headers(
     }
 }
 
-/// Says so where whoever was asked has no such route for its tokenizer. Its own words for that would be
-/// read as our having none: it was asked for a model that it has.
-pub(crate) fn no_tokenizer(route: Route, status: StatusCode) -> Option<Failure> {
+/// Says so where whoever was asked has no such route for its tokenizer, or none for responses: not every
+/// engine has one. Its own words for that would be read as our having none: it was asked for a model that
+/// it has.
+pub(crate) fn no_route(route: Route, status: StatusCode, body: &[u8]) -> Option<Failure> {
     const HAVE_NOT: [StatusCode; 3] =
         [StatusCode::NOT_FOUND, StatusCode::METHOD_NOT_ALLOWED, StatusCode::NOT_IMPLEMENTED];
-    let path = route.of_tokenizer().filter(|_| HAVE_NOT.contains(&status))?;
+    if !HAVE_NOT.contains(&status) {
+        return None;
+    }
+    let path = match route {
+        Route::Responses if !is_of_model(body) => "/v1/responses",
+        route => route.of_tokenizer()?,
+    };
     let what = format!("what serves this model has no route {path} (it answered {status})");
     Some(Failure::new(ErrorKind::InvalidInput, what))
+}
+
+/// Whether an error is about the model that was named, in OpenAI's words or in vLLM's.
+fn is_of_model(body: &[u8]) -> bool {
+    let said: Value = serde_json::from_slice(body).unwrap_or_default();
+    said["error"]["code"] == "model_not_found" || said["error"]["param"] == "model"
 }
 
 /// All pieces, where the client takes them as one.
@@ -249,12 +263,22 @@ pub(crate) fn framed(
 /// A failure is an event as OpenAI's clients read it: they know a cut connection from nothing else.
 fn told_as_event(
     pieces: impl Stream<Item = Result<Bytes, Failure>> + Send,
+    route: Route,
 ) -> impl Stream<Item = Result<Bytes, Failure>> + Send {
-    pieces.map(|piece| {
+    pieces.map(move |piece| {
         Ok(piece.unwrap_or_else(|failure| {
-            let object = Error::from(failure).object(Face::OpenAi);
+            let mut object = Error::from(failure).object(Face::OpenAi);
+            let mut name = "";
+            if route == Route::Responses {
+                // Its events have names, and this one says the error itself.
+                name = "event: error\n";
+                object["type"] = "error".into();
+                for field in ["code", "message", "param"] {
+                    object[field] = object["error"][field].clone();
+                }
+            }
             // What came before may have broken off within an event.
-            Bytes::from(format!("\n\ndata: {object}\n\n"))
+            Bytes::from(format!("\n\n{name}data: {object}\n\n"))
         }))
     })
 }
@@ -280,12 +304,21 @@ mod tests {
     async fn an_engine_that_breaks_off_its_events_is_told_by_one_more() {
         let failure = Failure::new(ErrorKind::ModelFailed, "engine e:a broke its answer off");
         let pieces = [Ok(Bytes::from_static(b"data: {\"half")), Err(failure)];
-        let told: Vec<_> = told_as_event(stream::iter(pieces)).collect().await;
-        let last = told[1].as_ref().unwrap();
-        let text = std::str::from_utf8(last).unwrap();
-        let object = text.strip_prefix("\n\ndata: ").unwrap().strip_suffix("\n\n").unwrap();
-        let object: serde_json::Value = serde_json::from_str(object).unwrap();
-        assert_eq!(object["error"]["message"], "engine e:a broke its answer off");
-        assert_eq!(told.len(), 2);
+        for (route, begins) in
+            [(Route::Chat, "\n\ndata: "), (Route::Responses, "\n\nevent: error\ndata: ")]
+        {
+            let told = told_as_event(stream::iter(pieces.clone()), route);
+            let told: Vec<_> = told.collect().await;
+            let text = std::str::from_utf8(told[1].as_ref().unwrap()).unwrap();
+            let object = text.strip_prefix(begins).unwrap().strip_suffix("\n\n").unwrap();
+            let object: serde_json::Value = serde_json::from_str(object).unwrap();
+            let message = "engine e:a broke its answer off";
+            assert_eq!(object["error"]["message"], message);
+            let (kind, said) = (object.get("type"), object.get("message"));
+            let is_named = route == Route::Responses;
+            assert_eq!(kind.is_some_and(|it| it == "error"), is_named);
+            assert_eq!(said.is_some_and(|it| it == message), is_named);
+            assert_eq!(told.len(), 2);
+        }
     }
 }

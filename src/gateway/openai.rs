@@ -1,5 +1,6 @@
 //! OpenAI's `/v1/…`, with the extensions people know from vLLM.
 
+mod beside;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
@@ -40,13 +41,12 @@ use crate::target;
 
 /// Fields of generations that would change the answer and that nothing here honours, with
 /// the values that would not.
-const UNSUPPORTED: [Neutral; 8] = [
+const UNSUPPORTED: [Neutral; 7] = [
     ("allowed_token_ids", neutral::absent),
     ("bad_words", neutral::empty),
     ("length_penalty", neutral::one),
     ("logits_processors", neutral::empty),
     ("no_repeat_ngram_size", neutral::zero),
-    ("prompt_logprobs", neutral::zero),
     ("typical_p", neutral::one),
     ("use_beam_search", neutral::off),
 ];
@@ -100,7 +100,9 @@ pub(crate) async fn embeddings(context: Context, request: Request) -> Response {
 
 /// `POST /v1/responses`.
 pub(crate) async fn responses(context: Context, request: Request) -> Response {
-    serve_as(Face::OpenAi, context, request, responses::parse).await
+    let route = Some(Route::Responses);
+    let reading = Reading { face: Face::OpenAi, parse: responses::parse, route };
+    serve(reading, context, None, request).await
 }
 
 /// `POST /endpoints/{endpoint}/openai/v1/chat/completions`: `model` may be empty where the endpoint has
@@ -180,8 +182,13 @@ async fn serve(reading: Reading, context: Context, at: Option<At>, request: Requ
         let relays = route.filter(|_| target::has_engines(&context, &aim.model));
         let (asked, gathers) = match relays {
             Some(route) => {
+                let mut ignored = None;
+                if route == Route::Responses {
+                    responses::refuse_stored(&mut fields)?;
+                    ignored = ignored_names(responses::unstored(&mut fields)?);
+                }
                 let stream = fields.bool("stream")?.unwrap_or(false);
-                let sent = Sent { body, parse, echo: echo.to_owned(), route, stream };
+                let sent = Sent { body, parse, echo: echo.to_owned(), route, stream, ignored };
                 (relayed::asked(&headers, sent, &aim, context.notes.request_id()), !stream)
             }
             None => (asked(&mut fields, &aim, echo, parse)?, true),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use roundhouse_serving::{RawRequest, Request, Route};
 use uuid::Uuid;
 
@@ -27,12 +27,14 @@ pub(crate) struct Sent {
     pub(crate) route: Route,
     /// Whether it asks for a stream.
     pub(crate) stream: bool,
+    /// Fields that an engine is not sent as they are, as the answer tells them.
+    pub(crate) ignored: Option<HeaderValue>,
 }
 
 /// What an external engine is sent, and the way to read it for any other model, whose adapters it may
 /// name.
 pub(crate) fn asked(headers: &HeaderMap, sent: Sent, aim: &Aim, request_id: Uuid) -> Asked {
-    let later = Later::default();
+    let later = Later::without(sent.ignored.clone());
     let told = (sent.stream, request_id);
     let raw = RawRequest {
         body: raw_body(headers, sent.body.clone(), &header::ACCEPT, told),

@@ -14,7 +14,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderName, HeaderValue, header};
-use roundhouse_serving::{GenerationReply, Piece, PieceStream};
+use roundhouse_serving::{GenerationReply, Piece, PieceStream, Taken};
 use roundhouse_types::{ErrorKind, Failure};
 use serde_json::Value;
 use tokio::task::AbortHandle;
@@ -146,6 +146,7 @@ pub(crate) async fn respond(
     let mut pump = Pump {
         unfinished: reply.prompt_tokens.len(),
         pieces: Watched::new(reply.pieces, bounds.deadline),
+        _taken: reply.taken,
         transcript,
         wire,
         bounds,
@@ -176,6 +177,8 @@ fn ended_early() -> Error {
 /// Owns the pieces; dropping it aborts what is left of them.
 struct Pump {
     pieces: Watched<PieceStream>,
+    /// What is told takes it until it has gone out.
+    _taken: Taken,
     transcript: Box<dyn Transcript>,
     wire: Wire,
     bounds: Bounds,

@@ -86,7 +86,8 @@ async fn serve(context: Context, request: Request, route: Route, parse: openai::
         let aim = tgi::aim_of(&context, endpoint, &headers, &map)?;
         let asked = match target::has_engines(&context, &aim.model) {
             true => {
-                let sent = Sent { body, parse, echo: String::new(), route, stream: false };
+                let (echo, stream, ignored) = (String::new(), false, None);
+                let sent = Sent { body, parse, echo, route, stream, ignored };
                 relayed::asked(&headers, sent, &aim, context.notes.request_id())
             }
             false => openai::asked(&mut Fields::new(map), &aim, "", parse)?,

@@ -24,7 +24,7 @@ const LINES: [&[u8]; 3] = [b"application/jsonlines", b"application/jsonl", b"app
 /// What is counted of an answer that says nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unsaid {
-    /// Every event is a token, and the prompt a text of the body's length.
+    /// Every event is a token, but for those that say how a response gets on, and the prompt a text of the body's length.
     Guessed,
     /// Nothing: it need not be a language model that answers.
     Nothing,
@@ -43,8 +43,9 @@ pub(crate) struct Counter {
     line: Option<Vec<u8>>,
     /// All that there is so far, until the first event; absent where it is too long.
     whole: Option<Vec<u8>>,
+    /// Events that count as a token.
     events: usize,
-    /// When the first event came, since the request did.
+    /// When the first of them came, since the request did.
     first: Option<Duration>,
     said: Said,
 }
@@ -143,11 +144,11 @@ impl Counter {
             None if self.is_lines => line,
             None => return,
         };
-        let Some(said) = Said::read(event.trim_ascii()) else { return };
+        let Some((said, brings_token)) = Said::of_event(event.trim_ascii()) else { return };
         self.hear(said);
-        self.events += 1;
         self.whole = None;
-        if self.events == 1 {
+        self.events += usize::from(brings_token);
+        if brings_token && self.events == 1 {
             self.first = self.notes.as_ref().map(Notes::elapsed);
         }
     }
@@ -251,6 +252,21 @@ mod tests {
         ] {
             assert_eq!(of_container(media, &pieces), counted, "{media}: {pieces:?}");
         }
+    }
+
+    #[test]
+    fn of_a_response_that_breaks_off_its_deltas_are_tokens_and_nothing_else() {
+        let notes = notes();
+        let mut counter = Counter::of_engine(&notes);
+        let created = r#"{"type": "response.created", "response": {"usage": null}}"#;
+        let added = r#"{"type": "response.output_item.added", "item": {"type": "message"}}"#;
+        let delta = r#"{"type": "response.output_text.delta", "delta": "x"}"#;
+        for (event, count) in [(created, 0), (added, 0), (delta, 1)] {
+            counter.read(format!("event: x\ndata: {event}\n\n").as_bytes());
+            assert_eq!((counter.events, counter.first.is_some()), (count, count > 0), "{event}");
+        }
+        drop(counter);
+        assert_eq!(notes.tokens(), (Some(0), Some(1)));
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::config::CONFIG;
 use crate::in_place;
 use crate::simd::{self, Kernel, exp, madd};
 
+/// How much steeper than the sigmoid of SiLU that is of which GELU is nearly made.
+const STEEPER: f32 = 1.702;
 /// Rows of fewer numbers than this are not worth another thread.
 const SERIAL: usize = 1 << 14;
 
@@ -20,6 +22,8 @@ pub(crate) enum Activation {
     Gelu,
     /// Its approximation by a hyperbolic tangent.
     GeluTanh,
+    /// `x sigmoid(1.702 x)`.
+    QuickGelu,
     /// The positive part.
     Relu,
 }
@@ -31,6 +35,7 @@ impl Activation {
             "silu" | "swish" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Self::GeluTanh),
+            "quick_gelu" => Ok(Self::QuickGelu),
             "relu" => Ok(Self::Relu),
             _ => Err(Error::config(CONFIG, format!("hidden_act '{name}' is not computed"))),
         }
@@ -48,6 +53,8 @@ impl Activation {
             Self::Silu => x.silu(),
             Self::Gelu => x.gelu_erf(),
             Self::GeluTanh => x.gelu(),
+            // Of so many times itself SiLU is as many times it.
+            Self::QuickGelu => (x * f64::from(STEEPER))?.silu()? * f64::from(1.0 / STEEPER),
             Self::Relu => x.relu(),
         }
     }
@@ -98,6 +105,11 @@ impl Kernel for Apply<'_> {
                     *x = gelu_tanh::<FMA>(*x);
                 }
             }
+            Activation::QuickGelu => {
+                for x in x {
+                    *x = quick_gelu::<FMA>(*x);
+                }
+            }
             Activation::Relu => {
                 for x in x {
                     *x = relu(*x);
@@ -136,6 +148,11 @@ impl Kernel for Gate<'_> {
                     *out = gelu_tanh::<FMA>(*gate) * up;
                 }
             }
+            Activation::QuickGelu => {
+                for ((out, gate), up) in numbers {
+                    *out = quick_gelu::<FMA>(*gate) * up;
+                }
+            }
             Activation::Relu => {
                 for ((out, gate), up) in numbers {
                     *out = relu(*gate) * up;
@@ -148,6 +165,11 @@ impl Kernel for Gate<'_> {
 #[inline(always)]
 fn silu<const FMA: bool>(x: f32) -> f32 {
     x / (1.0 + exp::<FMA>(-x))
+}
+
+#[inline(always)]
+fn quick_gelu<const FMA: bool>(x: f32) -> f32 {
+    x / (1.0 + exp::<FMA>(-STEEPER * x))
 }
 
 /// By the tail of the normal distribution beyond `a = |x| / sqrt(2)`: `e^(-a^2) P(t) / 2` with
@@ -251,8 +273,8 @@ mod tests {
 
     #[test]
     fn gated_kernels_equal_their_definitions() {
-        use Activation::{Gelu, GeluTanh, Relu, Silu};
-        for activation in [Silu, Gelu, GeluTanh, Relu] {
+        use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
+        for activation in [Silu, Gelu, GeluTanh, QuickGelu, Relu] {
             gate_equals_its_definition(activation);
         }
     }
@@ -261,7 +283,8 @@ mod tests {
     fn numbers_are_bent_where_they_lie_as_the_tensor_library_bends_them() {
         let numbers: Vec<f32> = (-60_000..60_000).map(|at| at as f32 * 0.000_2).collect();
         let x = Tensor::from_vec(numbers, (120, 1000), &Device::Cpu).unwrap();
-        for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        use Activation::{Gelu, GeluTanh, QuickGelu, Relu, Silu};
+        for kind in [Silu, Gelu, GeluTanh, QuickGelu, Relu] {
             let want = kind.forward(&x).unwrap().to_vec2::<f32>().unwrap().concat();
             let got = kind.apply(x.copy().unwrap()).unwrap().to_vec2::<f32>().unwrap().concat();
             for (at, (a, b)) in got.iter().zip(&want).enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! Reading order: `config` (what `adapter_config.json` asks for, with `matching`: which modules it
 //! means), `names` (the tensors by module), `modules` (what a base has that an adapter can
-//! change) and `heads` (what it may bring of its own), `fit` (each tensor's place, or why it has none) in the memory that `layout`
+//! change; `experts`: those of sparse layers) and `heads` (what it may bring of its own), `fit` (each tensor's place, or why it has none) in the memory that `layout`
 //! describes, `plan`; `load` with `dora` (what is computed from the base's weights, once); `kept` (copies in the host's memory); `step`
 //! (a step's rows by adapter) over `kernel`.
 //!
@@ -12,6 +12,7 @@
 
 mod config;
 mod dora;
+mod experts;
 mod fit;
 mod heads;
 mod kept;
@@ -25,6 +26,7 @@ mod plan;
 mod step;
 mod told;
 
+pub(crate) use experts::ExpertSites;
 pub(crate) use heads::{First, OwnHead};
 pub use kept::{AdapterWeights, promote_adapter};
 pub(crate) use load::BaseWeights;

@@ -100,19 +100,22 @@ impl Heads {
 
 /// What becomes of the products of queries and keys.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scores {
+pub(crate) struct Scores<'a> {
     /// What they are multiplied by.
     pub(crate) scale: f32,
     /// They are then bent to stay within plus and minus this.
     pub(crate) cap: Option<f32>,
     /// How many keys a token sees at most, its own included.
     pub(crate) window: Option<usize>,
+    /// Of each query head the score, as it is, of a key that all its tokens see beside theirs and whose
+    /// value is nothing; empty where there is none.
+    pub(crate) sinks: &'a [f32],
 }
 
-impl Scores {
+impl Scores<'_> {
     /// The usual ones: over the root of the head's size, and nothing else.
     pub(crate) fn plain(heads: Heads) -> Self {
-        Self { scale: 1.0 / (heads.head_dim as f32).sqrt(), cap: None, window: None }
+        Self { scale: 1.0 / (heads.head_dim as f32).sqrt(), cap: None, window: None, sinks: &[] }
     }
 }
 
@@ -120,7 +123,7 @@ impl Scores {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Causal<'a> {
     pub(crate) heads: Heads,
-    pub(crate) scores: Scores,
+    pub(crate) scores: Scores<'a>,
     /// How queries and keys learn their positions, where they do.
     pub(crate) rope: Option<&'a Rope>,
     /// The layer whose keys and values are used.
@@ -249,7 +252,7 @@ impl<K> Work<'_, K> {
 
 /// Computes one tile: `[tokens, group, head_dim]`.
 fn whole<K: Kept>(
-    of: (Heads, Scores),
+    of: (Heads, Scores<'_>),
     tile: &Tile<'_>,
     qkv: &[f32],
     work: &Work<'_, K>,
@@ -264,9 +267,23 @@ fn whole<K: Kept>(
             let partial = segment(of, (tile, tokens.clone()), qkv, work, index);
             merge(&mut all, partial);
         }
-        out.extend(all.map(Partial::finish).unwrap_or_default());
+        out.extend(finished(of, tile, all));
     }
     out
+}
+
+/// The means of a tile's rows `[tokens, group]` when they have seen all their keys.
+fn finished(
+    (heads, scores): (Heads, Scores<'_>),
+    tile: &Tile<'_>,
+    all: Option<Partial>,
+) -> Vec<f32> {
+    let Some(mut all) = all else { return Vec::new() };
+    let group = heads.group();
+    if let Some(sinks) = scores.sinks.get(tile.kv_head * group..(tile.kv_head + 1) * group) {
+        all.sink(sinks);
+    }
+    all.finish()
 }
 
 /// Takes in what the same rows have over later keys.
@@ -280,7 +297,7 @@ fn merge(all: &mut Option<Partial>, later: Partial) {
 /// Computes a few tiles, of which threads share the segments: so many at a time that what is not
 /// merged yet takes little.
 fn shared<'a, K: Kept>(
-    of: (Heads, Scores),
+    of: (Heads, Scores<'_>),
     tiles: &[Tile<'_>],
     qkv: &[f32],
     work: impl Fn(&Tile<'_>) -> Work<'a, K>,
@@ -301,12 +318,12 @@ fn shared<'a, K: Kept>(
             merge(&mut all[*tile], partial);
         }
     }
-    all.into_iter().map(|all| all.map(Partial::finish).unwrap_or_default()).collect()
+    tiles.iter().zip(all).map(|(tile, all)| finished(of, tile, all)).collect()
 }
 
 /// Some of a tile's rows `[tokens, group]` over the keys of one segment.
 fn segment<K: Kept>(
-    (heads, scores): (Heads, Scores),
+    (heads, scores): (Heads, Scores<'_>),
     (tile, tokens): (&Tile<'_>, Range<usize>),
     qkv: &[f32],
     work: &Work<'_, K>,

@@ -16,6 +16,9 @@ use crate::inspect::{Family, ModelPlan};
 mod driver;
 #[cfg(feature = "cuda")]
 mod driver;
+// Held by ordinary tests, too: a library of C's calls are the same without a card.
+#[cfg(any(test, feature = "cuda"))]
+mod busy;
 mod exercise;
 
 /// Why there is no card in a build without CUDA.
@@ -76,6 +79,15 @@ impl Card {
         driver::memory(&self.device).map_err(|reason| no_card(self.ordinal, reason))
     }
 
+    /// The part of the last moments, a sixth of a second to a second, in which it computed, for this
+    /// process or another, from 0 to 1.
+    ///
+    /// # Errors
+    /// When the driver's management library (NVML) is not there or does not tell, in words.
+    pub fn busy(&self) -> Result<f64, String> {
+        driver::busy(&self.device)
+    }
+
     /// Gives the driver what was freed: waits until the card has done all that it was given, and
     /// has the pool of asynchronous allocations keep nothing that is not in use. Before that, freed
     /// bytes still count as taken.
@@ -107,6 +119,13 @@ impl ModelPlan {
             }
             Family::Decoder { .. } => None,
         }
+    }
+
+    /// What would have cards compute it, with its own punctuation, where settings alone keep it off them.
+    pub(crate) fn off_host(&self) -> Option<&'static str> {
+        let is_quantised =
+            matches!(self.family, Family::Decoder { .. }) && self.formats.have_blocks();
+        is_quantised.then_some("; dtype = \"bf16\", without quantize, has them widened at load")
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) mod families;
 mod gemma;
 mod glm;
 mod gpt;
+mod gpt_oss;
 mod granite;
 mod llama;
 mod mistral;
@@ -39,14 +40,15 @@ pub(crate) const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 
 /// Keys of `config.json` whose null says something that their absence does not: no window, no cap,
-/// heads that do not share, one base for all rotations, the whole of a head rotated.
-const NULLS: [&str; 6] = [
+/// heads that do not share, one base for all rotations, the whole of a head rotated, no stretching.
+const NULLS: [&str; 7] = [
     "sliding_window",
     "num_key_value_heads",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "local_rope_theta",
     "rotary_dim",
+    "rope_scaling",
 ];
 
 /// The parts of `config.json` that every architecture has.
@@ -131,7 +133,8 @@ fn drop_nulls(json: &mut Value) {
 impl Head {
     pub(crate) fn read(files: &Files) -> Result<Self, Error> {
         let head: Self = parse(files, CONFIG)?;
-        if let Some(quantization) = &head.quantization_config {
+        let quantization = head.quantization_config.as_ref();
+        if let Some(quantization) = quantization.filter(|_| !head.has_read_blocks()) {
             let method = match quantization.get("quant_method").and_then(Value::as_str) {
                 Some(method) => format!("by '{}', ", method.escape_debug()),
                 None => String::new(),
@@ -145,6 +148,13 @@ impl Head {
             });
         }
         Ok(head)
+    }
+
+    /// Whether it is quantised in the one way that is read of the one family that has it.
+    fn has_read_blocks(&self) -> bool {
+        let method = self.quantization_config.as_ref().and_then(|it| it.get("quant_method"));
+        let is_mxfp4 = method.and_then(Value::as_str) == Some(gpt_oss::MXFP4);
+        is_mxfp4 && self.model_type.as_deref() == Some(gpt_oss::TYPE)
     }
 }
 

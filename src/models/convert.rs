@@ -66,10 +66,13 @@ pub(crate) fn quantize(
     if numbers.iter().any(|number| !number.is_finite()) {
         return Err(Error::NotFinite { name: name.into() });
     }
+    let Some(quantizer) = quantizer(format) else {
+        return Err(Error::WrongType { name: name.into(), found: "another".into() });
+    };
     let convert = || {
         let chunks = numbers.par_chunks(TASK).map(|numbers| {
             let tensor = Tensor::from_slice(numbers, numbers.len(), &Device::Cpu)?;
-            Ok(QTensor::quantize(&tensor, quantizer(format))?.data()?.into_owned())
+            Ok(QTensor::quantize(&tensor, quantizer)?.data()?.into_owned())
         });
         chunks.collect::<Result<Vec<Vec<u8>>, candle_core::Error>>()
     };
@@ -83,17 +86,43 @@ pub(crate) fn quantize(
     Ok(())
 }
 
-pub(crate) fn quantizer(format: BlockFormat) -> GgmlDType {
+/// What the tensor library calls a format, of those that floats are quantised to.
+fn quantizer(format: BlockFormat) -> Option<GgmlDType> {
     match format {
-        BlockFormat::Q4_0 => GgmlDType::Q4_0,
-        BlockFormat::Q4_1 => GgmlDType::Q4_1,
-        BlockFormat::Q5_0 => GgmlDType::Q5_0,
-        BlockFormat::Q5_1 => GgmlDType::Q5_1,
-        BlockFormat::Q8_0 => GgmlDType::Q8_0,
-        BlockFormat::Q4K => GgmlDType::Q4K,
-        BlockFormat::Q5K => GgmlDType::Q5K,
-        BlockFormat::Q6K => GgmlDType::Q6K,
+        BlockFormat::Q4_0 => Some(GgmlDType::Q4_0),
+        BlockFormat::Q4_1 => Some(GgmlDType::Q4_1),
+        BlockFormat::Q5_0 => Some(GgmlDType::Q5_0),
+        BlockFormat::Q5_1 => Some(GgmlDType::Q5_1),
+        BlockFormat::Q8_0 => Some(GgmlDType::Q8_0),
+        BlockFormat::Q4K => Some(GgmlDType::Q4K),
+        BlockFormat::Q5K => Some(GgmlDType::Q5K),
+        BlockFormat::Q6K => Some(GgmlDType::Q6K),
+        BlockFormat::Mxfp4 => None,
     }
+}
+
+/// The largest exponent of MXFP4's scales with which all its numbers are finite in f32.
+const EXPONENT_MAX: u8 = 252;
+
+/// Whether all of MXFP4's numbers with such scales are finite.
+pub(crate) fn are_in_range(mut exponents: impl Iterator<Item = u8>) -> bool {
+    exponents.all(|exponent| exponent <= EXPONENT_MAX)
+}
+
+/// Puts MXFP4's numbers, sixteen bytes of pairs for each of `exponents`, together to blocks as GGUF
+/// files have them: the exponent first, and of each pair's numbers, which lie beside each other in
+/// `pairs`, one in the first half. `None` where an exponent is beyond what f32 has.
+pub(crate) fn weave(exponents: &[u8], pairs: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    if !are_in_range(exponents.iter().copied()) {
+        return None;
+    }
+    for (exponent, pairs) in exponents.iter().zip(pairs.as_chunks::<16>().0) {
+        // The `j`th of the 32 numbers, in four bits.
+        let number = |j: usize| pairs[j / 2] >> (4 * (j % 2)) & 15;
+        out.push(*exponent);
+        out.extend((0..16).map(|j| number(j) | number(j + 16) << 4));
+    }
+    Some(())
 }
 
 /// Brings rows that lie in pairs into halves, head by head: of each head of `head` rows, the

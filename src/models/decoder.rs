@@ -5,12 +5,12 @@ use std::any::Any;
 
 use candle_core::{Device, Result, Tensor, bail};
 use roundhouse_engine::{
-    AdapterId, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    AdapterId, HeadSpec, KvSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
 use roundhouse_types::Bytes;
 
 use crate::activation::{self, with_floats};
-use crate::adapter::{Adapters, Groups, Mix, Site};
+use crate::adapter::{Adapters, ExpertSites, Groups, Mix, Site};
 use crate::attention::{self, Causal, Scores, Sight, Span};
 use crate::config::decoder::DecoderConfig;
 use crate::config::sentence::Pooling;
@@ -70,6 +70,8 @@ pub(crate) struct Decoder {
     layers: Vec<Layer<Tensor>>,
     /// For each layer that norms queries and keys, the weights of both.
     head_norms: Vec<[Vec<f32>; 2]>,
+    /// For each layer that has them, the sinks of all heads.
+    sinks: Vec<Vec<f32>>,
     norm: norm::Norm,
     head: Linear,
     /// Projections of pooled vectors.
@@ -88,7 +90,7 @@ impl Decoder {
         adapters: Adapters,
     ) -> Result<Self> {
         let weights = weights.ready(&config)?;
-        let head_norms = weights.head_norms()?;
+        let (head_norms, sinks) = (weights.head_norms()?, weights.sinks()?);
         let DecoderWeights { embeddings, positions, layers, norm, head, rope_factors, dense } =
             weights;
         let head = head.unwrap_or_else(|| Linear { weight: embeddings.clone(), bias: None });
@@ -112,6 +114,7 @@ impl Decoder {
             positions,
             layers,
             head_norms,
+            sinks,
             norm,
             head,
             dense,
@@ -148,14 +151,25 @@ impl Decoder {
         if let Answers::Vectors(pooling) = self.answers {
             return self.texts(plan, packed, (&x, mix), pooling);
         }
-        let places = packed.places(plan);
+        let own = self.of_own_heads(packed, (&x, mix))?;
+        let places = packed.places(plan, |output| own[output].is_none());
+        let vectors = match places.is_empty() {
+            true => Vec::new(),
+            false => {
+                let x = self.read_at(places, &x, &mix.outputs)?;
+                // [vectors, vocab]
+                self.head.forward(&x, (&mix.outputs, Site::head(self.layers.len())))?.to_vec2()?
+            }
+        };
+        Ok(answered(plan, own, vectors, &self.config))
+    }
+
+    /// What a head reads of the last layer's `x` at some places, by which `groups` are.
+    fn read_at(&self, places: Vec<u32>, x: &Tensor, groups: &Groups) -> Result<Tensor> {
         let x = x.index_select(&Tensor::new(places, &Device::Cpu)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
-        let layers = self.layers.len();
-        mix.outputs.shift(Site::norm(layers), &x)?;
-        // [vectors, vocab]
-        let vectors = self.head.forward(&x, (&mix.outputs, Site::head(layers)))?.to_vec2()?;
-        Ok(answered(plan, vectors, &self.config))
+        groups.shift(Site::norm(self.layers.len()), &x)?;
+        Ok(x)
     }
 
     /// What the first layer reads: `[tokens, hidden]`.
@@ -200,8 +214,9 @@ impl Decoder {
             qkv.iter_mut().for_each(|number| *number = number.clamp(-limit, limit));
         }
         let kind = config.kind(index);
-        let scores =
-            Scores { scale: config.query_scale, cap: config.score_cap, window: kind.window };
+        let (scale, cap, window) = (config.query_scale, config.score_cap, kind.window);
+        let sinks = self.sinks.get(index).map_or(&[][..], Vec::as_slice);
+        let scores = Scores { scale, cap, window, sinks };
         let rope = kind.rope.map(|rope| &self.ropes[rope]);
         let out = match &mut self.pool {
             Some(pool) => {
@@ -235,7 +250,8 @@ impl Decoder {
         let normed = normed(norm, (x, config), groups)?;
         let out = match (&layer.feed_forward, config.experts(index)) {
             (FeedForward::Sparse(experts), Some(of)) => {
-                experts.forward(&normed, of, config.activation)?
+                let sites = ExpertSites::of(config.layers, of.count, index);
+                experts.forward(&normed, of, config.activation, (groups, sites))?
             }
             (FeedForward::Sparse(_), None) => bail!("layer {index} has experts unplanned for"),
             (FeedForward::Dense { up, down }, _) => {
@@ -281,8 +297,14 @@ fn result(norm: Option<&norm::Norm>, out: Tensor, config: &DecoderConfig) -> Res
     Ok(out)
 }
 
-/// The rows' logits, of all that were wanted in their order.
-fn answered(plan: &StepPlan, mut vectors: Vec<Vec<f32>>, config: &DecoderConfig) -> StepOutput {
+/// The rows' logits, of all that were wanted in their order; of some what adapters' own heads made
+/// of them.
+fn answered(
+    plan: &StepPlan,
+    own: Vec<Option<Vec<f32>>>,
+    mut vectors: Vec<Vec<f32>>,
+    config: &DecoderConfig,
+) -> StepOutput {
     if let Some(scale) = config.logit_scale {
         vectors.iter_mut().flatten().for_each(|logit| *logit *= scale);
     }
@@ -290,11 +312,13 @@ fn answered(plan: &StepPlan, mut vectors: Vec<Vec<f32>>, config: &DecoderConfig)
         vectors.iter_mut().for_each(|vector| activation::cap(vector, cap));
     }
     let mut vectors = vectors.into_iter();
-    let of_row = |row: &Row| match row.vectors() {
+    let mut of_row = |row: &Row| match row.vectors() {
         1 => vectors.next().unwrap_or_default(),
         count => vectors.by_ref().take(count).flatten().collect(),
     };
-    StepOutput { rows: plan.rows.iter().filter(|row| row.output).map(of_row).collect() }
+    let outputs = plan.rows.iter().filter(|row| row.output);
+    let rows = outputs.zip(own).map(|(row, own)| own.unwrap_or_else(|| of_row(row)));
+    StepOutput { rows: rows.collect() }
 }
 
 impl ModelRunner for Decoder {
@@ -336,7 +360,7 @@ impl ModelRunner for Decoder {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<Option<usize>, RunnerError> {
+    ) -> std::result::Result<Option<HeadSpec>, RunnerError> {
         self.adapters.attach(id, weights)
     }
 

@@ -87,7 +87,10 @@ impl DeviceMemory {
             return Err(Error::NoDevice { device: self.id });
         }
         match plan.host_only().filter(|_| self.is_of_tensors()) {
-            Some(what) => Err(Error::HostOnly { what, device: self.id }),
+            Some(what) => {
+                let advice = plan.off_host().unwrap_or_default();
+                Err(Error::HostOnly { what, device: self.id, advice })
+            }
             None => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use std::any::Any;
 use candle_core::{Result, Tensor};
 use candle_nn::ops::layer_norm;
 use roundhouse_engine::{
-    AdapterId, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
+    AdapterId, HeadSpec, ModelRunner, Row, RunnerError, RunnerSpec, StepOutput, StepPlan,
 };
 use roundhouse_types::Bytes;
 
@@ -297,7 +297,7 @@ impl ModelRunner for Encoder {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<Option<usize>, RunnerError> {
+    ) -> std::result::Result<Option<HeadSpec>, RunnerError> {
         self.adapters.attach(id, weights)
     }
 

@@ -40,6 +40,15 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// What Git has in place of a large file.
+    #[error(
+        "{file} is a Git LFS pointer, not the file itself: run `git lfs pull` in the repository that it \
+         is from, and upload what that brings"
+    )]
+    Pointer {
+        /// The file, relative to the artefact.
+        file: String,
+    },
     /// A weight file with fewer or more bytes than its header describes.
     #[error("{file} has {found} bytes and its header describes {expected}: truncated or damaged")]
     Truncated {
@@ -119,12 +128,14 @@ pub enum Error {
         device: roundhouse_types::DeviceId,
     },
     /// A kind of model that devices of this kind do not compute.
-    #[error("{what} computed on the cpu only, not on {device}")]
+    #[error("{what} computed on the cpu only, not on {device}{advice}")]
     HostOnly {
         /// What it is, with its verb.
         what: &'static str,
         /// The device asked for.
         device: roundhouse_types::DeviceId,
+        /// What would help, with its own punctuation, or empty.
+        advice: &'static str,
     },
     /// A card that cannot be used.
     #[error("{device} cannot be used: {reason}")]
@@ -153,6 +164,7 @@ impl Error {
             | Self::NotServed { .. }
             | Self::Config { .. }
             | Self::Header { .. }
+            | Self::Pointer { .. }
             | Self::Truncated { .. }
             | Self::MissingTensor { .. }
             | Self::WrongShape { .. }

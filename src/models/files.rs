@@ -108,11 +108,29 @@ pub fn wanted_gguf(files: &Files) -> Result<Option<(String, Want)>, Error> {
     Ok(gguf::chosen(files)?.map(|path| (path, Want::GgufHeader)))
 }
 
+/// How the texts begin that Git has in place of the files that its extension for large ones keeps.
+const POINTER: &[u8] = b"version https://git-lfs.";
+
+/// Refuses what Git LFS has in place of a file, of which `first` are the first bytes.
+///
+/// # Errors
+/// When they are such a pointer's.
+pub(crate) fn refuse_pointer(file: &str, first: &[u8]) -> Result<(), Error> {
+    // Eight bytes are all that is read of a file at first, and no header begins with these.
+    let seen = first.len().min(POINTER.len());
+    match seen >= 8 && first[..seen] == POINTER[..seen] {
+        true => Err(Error::Pointer { file: file.into() }),
+        false => Ok(()),
+    }
+}
+
 /// The bytes of a weight file's header, the eight of its length included.
 ///
 /// # Errors
-/// When fewer than eight bytes are given, or the length is zero or beyond [`HEADER_MAX`].
+/// When fewer than eight bytes are given, they are a Git LFS pointer's, or the length is zero or beyond
+/// [`HEADER_MAX`].
 pub fn header_bytes(file: &str, first: &[u8]) -> Result<u64, Error> {
+    refuse_pointer(file, first)?;
     let Some(length) = first.first_chunk::<8>() else {
         return Err(Error::header(file, format!("it has {} bytes", first.len())));
     };

@@ -207,6 +207,8 @@ fn card_workspace(
     let tile = |most: usize, one: u128, all: u128| (most as u128).max(one * seen).min(all * seen);
     let heads = config.heads.heads as u128;
     let scores = tile(portable::MOST_SCORES, heads, heads * tokens);
+    // Sinks are a key more while scores are softened.
+    let sinks = if config.names.sinks.is_some() { 2 * heads * tokens } else { 0 };
     let kept = tile(portable::MOST_KEYS, 2 * keys, 2 * keys * rows);
     let attention = tokens * (3 * packed + 6 * queries + 12 * keys + 3 * hidden);
     let experts = config.experts.as_ref().map_or(0, |experts| {
@@ -215,7 +217,7 @@ fn card_workspace(
         (count + 4 * used + 9 * inner) as u128 + 6 * hidden
     });
     let feed_forward = tokens * (3 * up + 3 * intermediate + 4 * hidden).max(experts);
-    let layer = (attention + 3 * scores + 3 * kept).max(feed_forward);
+    let layer = (attention + 3 * scores + sinks + 3 * kept).max(feed_forward);
     let outputs = rows * (3 * hidden + 4 * config.vocab as u128);
     let mut windows: Vec<Option<usize>> = config.kinds.iter().map(|kind| kind.window).collect();
     windows.sort_unstable();
@@ -355,7 +357,7 @@ impl HeadRoom {
         Self { hidden: config.hidden, step_tokens, numbers }
     }
 
-    /// A decoder's that makes vectors or labels.
+    /// A decoder's, whether it generates or answers by itself: what a layer takes for each token at least.
     pub(crate) fn of_decoder(config: &DecoderConfig, step_tokens: usize) -> Self {
         let numbers = 2 * config.hidden as u128 * step_tokens as u128;
         Self { hidden: config.hidden, step_tokens, numbers }

@@ -21,13 +21,14 @@ pub(crate) enum BlockFormat {
     Q4K,
     Q5K,
     Q6K,
+    Mxfp4,
 }
 
 impl BlockFormat {
     /// Values in a block.
     pub(crate) const fn values(self) -> usize {
         match self {
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::Mxfp4 => 32,
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
         }
     }
@@ -43,6 +44,7 @@ impl BlockFormat {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Mxfp4 => 17,
         }
     }
 
@@ -57,6 +59,7 @@ impl BlockFormat {
             Self::Q4K => "q4_k",
             Self::Q5K => "q5_k",
             Self::Q6K => "q6_k",
+            Self::Mxfp4 => "mxfp4",
         }
     }
 }
@@ -198,6 +201,7 @@ impl Format {
             Self::Blocks(BlockFormat::Q5K) => 8,
             Self::Blocks(BlockFormat::Q6K) => 9,
             Self::Bf16 => 10,
+            Self::Blocks(BlockFormat::Mxfp4) => 11,
         }
     }
 
@@ -212,6 +216,7 @@ impl Format {
             BlockFormat::Q4K,
             BlockFormat::Q5K,
             BlockFormat::Q6K,
+            BlockFormat::Mxfp4,
         ];
         let all = [Self::F32, Self::F16, Self::Bf16].into_iter().chain(blocks.map(Self::Blocks));
         all.into_iter().find(|format| format.tag() == tag)
@@ -411,9 +416,9 @@ mod tests {
 
     #[test]
     fn tags_are_each_formats_own_and_lead_back_to_it() {
-        for tag in 0..11 {
+        for tag in 0..12 {
             assert_eq!(Format::tagged(tag).map(Format::tag), Some(tag));
         }
-        assert_eq!(Format::tagged(11), None);
+        assert_eq!(Format::tagged(12), None);
     }
 }

@@ -10,13 +10,12 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::config::decoder::DecoderConfig;
-use crate::config::experts::EXPERTS_MAX;
 use crate::decoder::DecoderWeights;
 use crate::files::{Files, SHARD_INDEX, SINGLE};
 use crate::format::Stored;
 use crate::reader::Parameter;
 use crate::settings::ModelSettings;
-use crate::tensors::{Located, TensorTable};
+use crate::tensors::{Left, Located, TensorTable, unstacked};
 
 mod architectures;
 mod config;
@@ -50,9 +49,6 @@ pub struct Tokenizer {
     pub pre: Option<String>,
 }
 
-/// Experts' tensors of one file at most, all layers: three times what the largest models have. Each
-/// takes some hundred bytes, and a header says how many there are in a few.
-const UNSTACKED_MAX: usize = 1 << 18;
 /// The ending of such files.
 const ENDING: &str = ".gguf";
 
@@ -121,7 +117,7 @@ pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
     let (architecture, head_dim) = (described.architecture, described.config.heads.head_dim);
     let file: Arc<str> = path.into();
     let mut tensors = BTreeMap::new();
-    let mut unstacked_left = UNSTACKED_MAX;
+    let mut left = Left::default();
     for info in header.tensors {
         let Some((name, is_paired)) = architecture.checkpoint_name(info.name) else {
             let (name, architecture) = (info.name, architecture.name());
@@ -136,44 +132,17 @@ pub(crate) fn table(files: &Files, path: &str) -> Result<TensorTable, Error> {
             shape: info.shape,
             start: info.start,
             paired: is_paired.then_some(head_dim),
+            scales: None,
         };
         debug_assert!(!matches!(located.dtype, Stored::Unread(_)), "the header was checked");
         match name.split_once('*') {
             None => drop(tensors.insert(name, located)),
             Some(around) => {
-                tensors.extend(unstacked(info.name, around, &located, &mut unstacked_left)?);
+                tensors.extend(unstacked(info.name, around, &located, &mut left)?);
             }
         }
     }
     Ok(TensorTable::of(tensors))
-}
-
-/// The tensors of experts that lie one behind the other in one: `[experts, rows, columns]`. Each gets the
-/// name around its number. `left`: how many more a file may have.
-fn unstacked(
-    name: &str,
-    (before, behind): (&str, &str),
-    stacked: &Located,
-    left: &mut usize,
-) -> Result<Vec<(String, Located)>, Error> {
-    let &[experts, rows, columns] = stacked.shape.as_slice() else {
-        let reason = format!("tensor '{name}' of experts has shape {:?}", stacked.shape);
-        return Err(Error::config(&stacked.file, reason));
-    };
-    match left.checked_sub(experts) {
-        Some(fewer) if experts <= EXPERTS_MAX => *left = fewer,
-        _ => {
-            let reason =
-                format!("tensor '{name}' is of {experts} experts, more than any model has");
-            return Err(Error::config(&stacked.file, reason));
-        }
-    }
-    let of = |expert: usize| {
-        let one = Located { shape: vec![rows, columns], ..stacked.clone() };
-        let start = one.start + one.bytes() * expert as u64;
-        (format!("{before}{expert}{behind}"), Located { start, ..one })
-    };
-    Ok((0..experts).map(of).collect())
 }
 
 /// Refuses a file with tensors that the computation would leave out: it means something else.
@@ -290,28 +259,6 @@ mod tests {
         for name in unknown.into_iter().chain(other).chain(again) {
             assert_eq!(llama.checkpoint_name(name), None, "{name}");
         }
-    }
-
-    #[test]
-    fn experts_of_one_tensor_lie_behind_each_other_and_a_file_has_a_bounded_number_of_them() {
-        let stacked = |shape: &[usize]| Located {
-            file: "a.gguf".into(),
-            dtype: Stored::F16,
-            shape: shape.to_vec(),
-            start: 64,
-            paired: None,
-        };
-        let mut left = 10;
-        let found = unstacked("t", ("a.", ".b"), &stacked(&[3, 4, 8]), &mut left).unwrap();
-        let places: Vec<(&str, u64)> =
-            found.iter().map(|(name, it)| (name.as_str(), it.start)).collect();
-        assert_eq!(places, [("a.0.b", 64), ("a.1.b", 128), ("a.2.b", 192)]);
-        assert_eq!((left, found[0].1.shape.as_slice()), (7, [4, 8].as_slice()));
-        for shape in [&[8, 4, 8][..], &[EXPERTS_MAX + 1, 1, 1], &[usize::MAX, 1, 1]] {
-            let error = unstacked("t", ("a.", ".b"), &stacked(shape), &mut left).unwrap_err();
-            assert!(error.to_string().contains("more than any model has"), "{error}");
-        }
-        assert!(unstacked("t", ("a.", ".b"), &stacked(&[3, 4]), &mut left).is_err());
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What kind of model some files are, and exactly what it will take.
 
+mod decoder;
+mod encoder;
 mod recognise;
 mod unread;
 
@@ -8,17 +10,18 @@ use std::time::Duration;
 use roundhouse_engine::KvSpec;
 use roundhouse_types::{Bytes, Footprint, ModelKind};
 
+use self::decoder::Decoding;
 use self::recognise::{architecture, recognise};
 use crate::Error;
 use crate::config::decoder::{DecoderConfig, Texts};
-use crate::config::encoder::families::{self as encoders, Answers};
+use crate::config::encoder::families as encoders;
 use crate::config::encoder::{EncoderConfig, HeadConfig, Spare};
 use crate::config::families;
 use crate::config::prompts::EmbeddingPrompts;
-use crate::config::sentence::{Pooling, Sentence};
-use crate::config::{self, CONFIG, GenerationDefaults, Head, Labels};
-use crate::decoder::{self, DecoderWeights};
-use crate::encoder::{EncoderWeights, Parts, Spelling};
+use crate::config::sentence::Sentence;
+use crate::config::{self, GenerationDefaults, Head, Labels};
+use crate::decoder::Answers;
+use crate::encoder::Spelling;
 use crate::files::Files;
 use crate::footprint;
 use crate::format::Formats;
@@ -27,7 +30,7 @@ use crate::kv::KvDtype;
 use crate::properties::{Asked, Properties};
 use crate::settings::ModelSettings;
 use crate::tensors::TensorTable;
-use crate::weigh::{WeightShare, total, weigh};
+use crate::weigh::WeightShare;
 
 /// What the operator decides about every model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +202,15 @@ impl ModelPlan {
         }
     }
 
+    /// Where the tensors of those files lie, as its parameters are called.
+    pub(crate) fn tensors(&self, files: &Files) -> Result<TensorTable, Error> {
+        let mut table = TensorTable::new(files)?;
+        if let Family::Decoder { config, prefix, .. } = &self.family {
+            table.unstack(config, prefix)?;
+        }
+        Ok(table)
+    }
+
     /// What the plan itself takes of what its files say: nothing of it is bounded but by them.
     pub fn remembered_bytes(&self) -> Bytes {
         let text = |text: &String| size_of::<String>() + text.capacity();
@@ -223,7 +235,7 @@ pub(crate) enum Family {
     Decoder {
         config: DecoderConfig,
         prefix: &'static str,
-        answers: decoder::Answers,
+        answers: Answers,
     },
     Encoder {
         config: EncoderConfig,
@@ -256,13 +268,13 @@ pub fn inspect(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Erro
 fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error> {
     recognise(files)?;
     if let Some(path) = gguf::chosen(files)? {
-        return gguf_decoder(files, settings, &path);
+        return decoder::of_gguf(files, settings, &path);
     }
     let head = Head::read(files)?;
     let architecture = &architecture(&head)?;
     let has_modules = files.sizes.contains_key("modules.json");
     if let Some(found) = encoders::find(architecture, has_modules) {
-        return encoder(files, settings, architecture, found);
+        return encoder::plan(files, settings, architecture, found);
     }
     let (read, answers) =
         families::find(architecture).ok_or_else(|| families::refusal(architecture))?;
@@ -279,221 +291,13 @@ fn described(files: &Files, settings: &LoadSettings) -> Result<ModelPlan, Error>
         host: host(files, footprint::BYTE_PAIRS)?,
         gguf: None,
     };
-    decoder(files, settings, model)
+    decoder::plan(files, settings, model)
 }
 
 /// How a model's parameters are to lie in memory.
 fn formats(settings: &LoadSettings, table: &TensorTable) -> Formats {
     let LoadSettings { dtype, quantize, .. } = *settings;
     Formats { dtype, quantize, stored: table.formats().into() }
-}
-
-/// A decoder as its files describe it.
-struct Decoding {
-    architecture: String,
-    config: DecoderConfig,
-    /// How it makes vectors, where it generates no text.
-    sentence: Option<Sentence>,
-    /// Where it names those of a text.
-    labels: Option<Labels>,
-    eos_tokens: Vec<u32>,
-    defaults: GenerationDefaults,
-    host: Bytes,
-    gguf: Option<(gguf::Tokenizer, &'static gguf::Architecture)>,
-}
-
-fn gguf_decoder(files: &Files, settings: &LoadSettings, path: &str) -> Result<ModelPlan, Error> {
-    let described = gguf::describe(files, path)?;
-    let words = described.architecture;
-    let model = Decoding {
-        host: footprint::host(described.metadata_bytes, footprint::BYTE_PAIRS)?,
-        architecture: words.name().into(),
-        config: described.config,
-        sentence: None,
-        labels: None,
-        eos_tokens: described.eos_tokens,
-        defaults: GenerationDefaults::default(),
-        gguf: Some((described.tokenizer, words)),
-    };
-    decoder(files, settings, model).map_err(|error| words.in_its_words(error))
-}
-
-/// The first prefix under which the tensor of that name is there; if none, the usual one,
-/// under which it will then be reported missing.
-fn prefix(table: &TensorTable, prefixes: [&'static str; 2], name: &str) -> &'static str {
-    let found = prefixes.iter().find(|prefix| table.get(&format!("{prefix}{name}")).is_some());
-    found.unwrap_or(&prefixes[0])
-}
-
-fn decoder(files: &Files, settings: &LoadSettings, model: Decoding) -> Result<ModelPlan, Error> {
-    let Decoding { architecture, mut config, sentence, labels, .. } = model;
-    let Decoding { eos_tokens, defaults, host, gguf, .. } = model;
-    config.texts.labels = labels.as_ref().map(|labels| labels.names.len());
-    if let Some(sentence) = &sentence {
-        sentence.width(config.hidden)?;
-        config.texts.dense.clone_from(&sentence.dense);
-    }
-    let reads_texts = sentence.is_some() || labels.is_some();
-    if config.sees_behind && !reads_texts {
-        let reason = "use_bidirectional_attention of a model that generates is not computed";
-        return Err(Error::config(CONFIG, reason));
-    }
-    if config.tied && config.head_bias && !reads_texts {
-        let reason = "tie_word_embeddings of a family whose head has a bias is not computed";
-        return Err(Error::config(CONFIG, reason));
-    }
-    let table = TensorTable::new(files)?;
-    let embeddings = format!("{}.weight", config.names.embeddings);
-    let prefix = prefix(&table, config.names.prefixes, &embeddings);
-    let formats = formats(settings, &table);
-    // Without logits there is no use for a head of its own.
-    config.tied |= reads_texts;
-    let (weights, fallbacks, left) =
-        weigh(&table, &formats, |take| DecoderWeights::gather(&config, prefix, take).map(drop))?;
-    let unread = unread::of_decoder(left, &config, prefix, reads_texts);
-    if let Some((_, architecture)) = gguf {
-        gguf::refuse_unused(&table, &config, architecture)?;
-    }
-    let context = settings.context.clamp(1, config.context);
-    // Sequences of which nothing is kept are computed whole.
-    let step_tokens = settings.step_tokens.max(if reads_texts { context } else { 1 });
-    // A sequence has a block of its own.
-    let kv_dtype = settings.kv_dtype.unwrap_or_else(|| KvDtype::suggested(&weights));
-    let kv_token_bytes = footprint::kv_token(&config, kv_dtype)?;
-    let kv = footprint::kv_spec(context, settings.kv_sequences, kv_token_bytes)?;
-    let extents = config.extents();
-    let shape = (&config, context, step_tokens);
-    let (answers, floor, workspace) = match reads_texts {
-        true => {
-            let workspace = footprint::embedder_workspace(shape, settings.cards)?;
-            let pooling = sentence.as_ref().map_or(Pooling::Last, |sentence| sentence.pooling);
-            (decoder::Answers::Vectors(pooling), Bytes::ZERO, workspace)
-        }
-        false => {
-            let rows = settings.step_rows.min(kv.blocks);
-            let workspace = footprint::generator_workspace(shape, rows, settings.cards)?;
-            (decoder::Answers::Tokens(kv, kv_dtype), footprint::kv_floor(&kv)?, workspace)
-        }
-    };
-    let prompts = match &sentence {
-        Some(sentence) => EmbeddingPrompts::read(files, sentence)?,
-        None => EmbeddingPrompts::default(),
-    };
-    Ok(ModelPlan {
-        kind: match (&labels, &sentence) {
-            (Some(_), _) => ModelKind::Classification,
-            (None, Some(_)) => ModelKind::Embedding,
-            (None, None) => ModelKind::Generative,
-        },
-        architecture,
-        footprint: Footprint {
-            weights: total(&weights)?,
-            kv: floor,
-            workspace: workspace + footprint::beside(&formats, step_tokens, extents)?,
-            host,
-        },
-        weights,
-        context,
-        kv_token_bytes: if reads_texts { Bytes::ZERO } else { kv_token_bytes },
-        kv_dtype: (!reads_texts).then_some(kv_dtype),
-        vocab: config.vocab,
-        eos_tokens: if reads_texts { Vec::new() } else { eos_tokens },
-        labels,
-        generation_defaults: defaults,
-        normalize: sentence.as_ref().is_some_and(|sentence| sentence.normalize),
-        prompts,
-        output_width: if reads_texts { config.texts.width(config.hidden) } else { config.vocab },
-        step_tokens,
-        gguf: gguf.map(|(tokenizer, _)| tokenizer),
-        quantize: formats.quantize,
-        fallbacks,
-        asked: Asked::default(),
-        unheeded: Vec::new(),
-        unread,
-        formats,
-        family: Family::Decoder { config, prefix, answers },
-    })
-}
-
-fn encoder(
-    files: &Files,
-    settings: &LoadSettings,
-    architecture: &str,
-    found: encoders::Found,
-) -> Result<ModelPlan, Error> {
-    let json = config::keys(files)?;
-    let config = found.config(&json)?;
-    let (head, labels) = found.head(files, &json, &config)?;
-    let (kind, sentence) = match found.answers {
-        Answers::Vector => (ModelKind::Embedding, Sentence::read(files)?),
-        Answers::Classes => (ModelKind::Classification, Sentence::NONE),
-        Answers::TokenClasses => (ModelKind::TokenClassification, Sentence::NONE),
-        Answers::Words => (ModelKind::FillMask, Sentence::NONE),
-        Answers::Places => (ModelKind::QuestionAnswering, Sentence::NONE),
-    };
-    let prompts = match kind {
-        ModelKind::Embedding => EmbeddingPrompts::read(files, &sentence)?,
-        _ => EmbeddingPrompts::default(),
-    };
-    let table = TensorTable::new(files)?;
-    let spelling = Spelling::find(&table, &config, head.as_ref());
-    let formats = formats(settings, &table);
-    let has_modules = files.sizes.contains_key("modules.json");
-    let has_pooler = |name: &str| {
-        !has_modules && table.get(&format!("{}{name}.weight", spelling.prefix)).is_some()
-    };
-    let spare = found.spare(&json, &config, has_pooler);
-    let dense = sentence.dense.as_slice();
-    let pooler = spare.as_ref().and_then(|spare| spare.pooler.as_ref());
-    let parts = Parts { config: &config, spelling, head: head.as_ref(), dense, pooler };
-    let (weights, fallbacks, left) =
-        weigh(&table, &formats, |take| EncoderWeights::gather(parts, take).map(drop))?;
-    let unread = unread::of_encoder(left, spelling.prefix, head.is_some());
-    let context = settings.context.clamp(1, config.context);
-    let step_tokens = settings.step_tokens.max(context);
-    let [narrowest, widest] = extremes([config.hidden, config.embedding, config.intermediate]);
-    let width = match &head {
-        Some(head) => head.width,
-        None => sentence.width(config.hidden)?,
-    };
-    let tallest = config.up_width().max(3 * config.hidden).max(width);
-    Ok(ModelPlan {
-        kind,
-        architecture: architecture.into(),
-        footprint: Footprint {
-            weights: total(&weights)?,
-            kv: Bytes::ZERO,
-            workspace: footprint::encoder_workspace(&config, head.as_ref(), context, step_tokens)?
-                + footprint::beside(&formats, step_tokens, [narrowest, widest, tallest])?,
-            host: host(files, footprint::WORD_PIECES)?,
-        },
-        weights,
-        context,
-        kv_token_bytes: Bytes::ZERO,
-        kv_dtype: None,
-        vocab: config.vocab,
-        eos_tokens: Vec::new(),
-        labels,
-        generation_defaults: GenerationDefaults::default(),
-        normalize: sentence.normalize,
-        prompts,
-        output_width: width,
-        step_tokens,
-        gguf: None,
-        quantize: formats.quantize,
-        fallbacks,
-        asked: Asked::default(),
-        unheeded: Vec::new(),
-        unread,
-        formats,
-        family: Family::Encoder { config, spelling, sentence, head, spare },
-    })
-}
-
-/// The least and the most of some widths.
-fn extremes<const N: usize>(widths: [usize; N]) -> [usize; 2] {
-    let least = widths.iter().copied().min();
-    [least.unwrap_or(1), widths.into_iter().max().unwrap_or(1)]
 }
 
 fn host(files: &Files, cost: footprint::TokenizerCost) -> Result<Bytes, Error> {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use roundhouse_engine::{AdapterId, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan};
+use roundhouse_engine::{
+    AdapterId, HeadSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan,
+};
 use roundhouse_types::{Bytes, Footprint, SharedPart};
 
 use crate::Error;
@@ -102,7 +104,7 @@ pub fn load_files(
     device.check(plan)?;
     let started = Instant::now();
     // The headers are read again: these files need not be the ones that were inspected.
-    let table = TensorTable::new(&read_wanted(files)?)?;
+    let table = plan.tensors(&read_wanted(files)?)?;
     let mut reader = Reader::new(files, &table, &plan.formats, cancel, sharing);
     let mut taken = Vec::new();
     let mut read = read_in_order(plan, &table, device, &mut reader)?;
@@ -318,7 +320,7 @@ impl ModelRunner for Holder {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<Option<usize>, RunnerError> {
+    ) -> Result<Option<HeadSpec>, RunnerError> {
         self.runner.attach(id, weights)
     }
 

@@ -57,11 +57,13 @@ impl<'a> Packed<'a> {
         Ok(packed)
     }
 
-    /// The packed indices of the tokens whose vectors the rows of a decoder want, in their order.
-    pub(crate) fn places(&self, plan: &StepPlan) -> Vec<u32> {
+    /// The packed indices of the tokens whose vectors the rows of a decoder want, in their order, of
+    /// those outputs that are `wanted`.
+    pub(crate) fn places(&self, plan: &StepPlan, wanted: impl Fn(usize) -> bool) -> Vec<u32> {
         let wants = plan.rows.iter().filter(|row| row.output).map(|row| &row.want);
         let mut places = Vec::with_capacity(self.outputs.len());
-        for (span, want) in self.outputs.iter().zip(wants) {
+        let outputs = self.outputs.iter().zip(wants).enumerate();
+        for (_, (span, want)) in outputs.filter(|(output, _)| wanted(*output)) {
             let last = span.last_row();
             let first = last + 1 - u32::try_from(span.tokens).expect("it is below the last");
             match want {

@@ -20,7 +20,7 @@ use crate::format::{Formats, Layout};
 use crate::inspect::ModelPlan;
 use crate::load::walk;
 use crate::reader::{Cancel, Parameter};
-use crate::tensors::{Located, TensorTable};
+use crate::tensors::Located;
 
 /// Smaller parameters are each model's own: a record of them costs more than they take.
 pub(crate) const SHARED_AT_LEAST: Bytes = Bytes::kib(64);
@@ -194,12 +194,15 @@ impl Digests {
         files: &dyn ModelFiles,
         tensor: FindTensor<'_>,
     ) -> Result<Self, Error> {
-        let table = TensorTable::new(&read_wanted(files)?)?;
+        let table = plan.tensors(&read_wanted(files)?)?;
         let (mut digests, mut outcome) = (Self::default(), Ok(()));
         walk(plan, &mut |parameter| match parameter.locate(&table, &plan.formats) {
             Ok((parts, _)) => {
                 let mut hasher = hasher(&parameter, &parts);
                 let all = parts.iter().all(|part| {
+                    if part.scales.is_some() {
+                        return false;
+                    }
                     let found = tensor(&part.file, part.start, part.bytes());
                     found.map(|digest| hasher.update(&digest)).is_some()
                 });

@@ -21,6 +21,10 @@ use crate::format::{Format, Formats, Layout, Stored};
 use crate::pool::{self, Pooled, SHARED_AT_LEAST, Sharing, Taken};
 use crate::tensors::{Located, TensorTable};
 
+mod woven;
+
+use woven::{check_scales, woven};
+
 /// Values per piece: 2 MiB of f32, small enough to stay in a core's cache.
 const PIECE: usize = 1 << 19;
 
@@ -95,6 +99,8 @@ impl Parameter {
         for (name, _) in &self.parts {
             let part = table.get(name)?;
             last = last.max(Some((part.file.as_ref(), part.start)));
+            let scales = part.scales.as_ref();
+            last = last.max(scales.map(|scales| (scales.file.as_ref(), scales.start)));
         }
         last
     }
@@ -415,8 +421,7 @@ impl<'a> Reader<'a> {
         let mut tensor = hasher.is_some().then(blake3::Hasher::new);
         for (piece, offset) in buffer.chunks_mut(PIECE).zip((part.start..).step_by(PIECE)) {
             self.cancel.check()?;
-            let read = self.files.read_at(&part.file, offset, piece);
-            read.map_err(|source| io_error(&part.file, source))?;
+            read_at(self.files, &part.file, offset, piece)?;
             if let Some(tensor) = &mut tensor {
                 tensor.update(piece);
             }
@@ -441,11 +446,19 @@ impl<'a> Reader<'a> {
         while done < total {
             self.cancel.check()?;
             let count = PIECE.min(total - done);
-            self.raw.resize(count / together * width, 0);
-            let offset = part.start + (done / together * width) as u64;
-            self.files
-                .read_at(&part.file, offset, &mut self.raw)
-                .map_err(|source| io_error(&part.file, source))?;
+            match &part.scales {
+                None => {
+                    let offset = part.start + (done / together * width) as u64;
+                    self.raw.resize(count / together * width, 0);
+                    read_at(self.files, &part.file, offset, &mut self.raw)?;
+                    check_scales(part, offset, &self.raw)?;
+                }
+                Some(scales) => {
+                    let blocks = done / together..(done + count) / together;
+                    self.raw.clear();
+                    woven(self.files, (part, scales), blocks, &mut self.raw)?;
+                }
+            }
             if let Some(tensor) = &mut tensor {
                 tensor.update(&self.raw);
             }
@@ -457,4 +470,13 @@ impl<'a> Reader<'a> {
         }
         Ok(())
     }
+}
+
+fn read_at(
+    files: &dyn ModelFiles,
+    file: &str,
+    offset: u64,
+    buffer: &mut [u8],
+) -> Result<(), Error> {
+    files.read_at(file, offset, buffer).map_err(|source| io_error(file, source))
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
@@ -10,6 +11,10 @@ use crate::Error;
 use crate::files::{Files, SHARD_INDEX, SINGLE, header_bytes};
 use crate::format::{Stored, StoredFormats};
 use crate::gguf;
+
+mod stacked;
+
+pub(crate) use stacked::{Left, unstacked};
 
 /// One tensor's place in a file.
 #[derive(Debug, Clone)]
@@ -25,10 +30,20 @@ pub(crate) struct Located {
     /// The rows of each head of so many lie in pairs (0, 1), (2, 3) and so on, where we
     /// rotate the first half of a head against its second.
     pub(crate) paired: Option<usize>,
+    /// Where the scales of its blocks lie, if beside them.
+    pub(crate) scales: Option<Scales>,
+}
+
+/// Scales of blocks that lie in a tensor of their own: a byte for each block, in the same order.
+#[derive(Debug, Clone)]
+pub(crate) struct Scales {
+    pub(crate) file: Arc<str>,
+    /// The first byte.
+    pub(crate) start: u64,
 }
 
 impl Located {
-    /// The bytes of its data, in a format that we read.
+    /// The bytes of its data, in a format that we read, scales included.
     pub(crate) fn bytes(&self) -> u64 {
         let values = self.shape.iter().map(|&size| size as u64).product();
         self.dtype.bytes_of(values).unwrap_or(u64::MAX)
@@ -119,6 +134,7 @@ impl TensorTable {
                 shape: info.shape.clone(),
                 start: bytes + info.data_offsets.0 as u64,
                 paired: None,
+                scales: None,
             };
             if self.tensors.insert(name.clone(), located).is_some() {
                 return Err(Error::header(path, format!("tensor '{name}' is in two shards")));
@@ -150,6 +166,27 @@ impl TensorTable {
 
     /// The tensor of that name, which must have that shape and a format we read.
     pub(crate) fn find(&self, name: &str, shape: &[usize]) -> Result<&Located, Error> {
+        let located = self.shaped(name, shape)?;
+        if let Stored::Unread(dtype) = located.dtype {
+            let found = format!("{dtype:?}");
+            return Err(Error::WrongType { name: name.into(), found });
+        }
+        Ok(located)
+    }
+
+    /// The same of bytes that are no numbers of their own.
+    fn find_bytes(&self, name: &str, shape: &[usize]) -> Result<&Located, Error> {
+        let located = self.shaped(name, shape)?;
+        match located.dtype {
+            Stored::Unread(Dtype::U8) => Ok(located),
+            other => {
+                let reason = format!("tensor '{name}' has type {}, not U8", other.told());
+                Err(Error::config(&located.file, reason))
+            }
+        }
+    }
+
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Located, Error> {
         let Some(located) = self.tensors.get(name) else {
             return Err(Error::MissingTensor { name: name.into(), expected: shape.to_vec() });
         };
@@ -159,10 +196,6 @@ impl TensorTable {
                 expected: shape.to_vec(),
                 found: located.shape.clone(),
             });
-        }
-        if let Stored::Unread(dtype) = located.dtype {
-            let found = format!("{dtype:?}");
-            return Err(Error::WrongType { name: name.into(), found });
         }
         Ok(located)
     }

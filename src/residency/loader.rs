@@ -49,6 +49,9 @@ pub struct Standing {
     pub store: InStore,
     /// What the store holds in place of it and is no version that can be served, and why not.
     pub unfit: Option<(Version, Failure)>,
+    /// Whether the store holds an upload that may still be under way: what was found of one before is
+    /// neither confirmed nor past.
+    pub unsettled: bool,
 }
 
 /// Who says which version is served.

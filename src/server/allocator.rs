@@ -100,7 +100,8 @@ pub(crate) fn give_back() {
     }
 }
 
-fn trim() {
+/// The same, by the thread that asks: for a process that has but one.
+pub(crate) fn trim() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     #[expect(unsafe_code, reason = "malloc_trim(3) has no safe wrapper")]
     // SAFETY: it locks the arenas itself and touches free memory only.

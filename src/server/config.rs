@@ -256,6 +256,10 @@ pub struct Serving {
     pub share_headers: Sharing,
     /// Who uses what was computed of a prompt's beginning.
     pub share_prefixes: Sharing,
+    /// Whether chat templates are rendered in processes of their own.
+    pub template_process: bool,
+    /// What each of those may take.
+    pub template_memory: Bytes,
     /// The longest sequence served, in tokens; a model's own maximum may be less.
     pub context: usize,
     /// How far a model's KV pool may grow, in sequences of the full context.

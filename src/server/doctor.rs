@@ -11,6 +11,7 @@ use serde_json::json;
 pub(crate) mod behind;
 mod handlers;
 mod local;
+mod named;
 mod stores;
 mod witness;
 
@@ -132,5 +133,6 @@ async fn look(args: &DoctorArgs) -> Vec<Finding> {
     findings.extend(behind::reach(&config).await);
     findings.extend(behind::running(&config.listen).await);
     findings.extend(stores::look(&config).await);
+    findings.extend(named::look(&config).await);
     findings
 }

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`config`] (what the server was told to do), [`limits`] (what the machine
 //! allows), [`cli`] (the command line and the commands that talk to a running server),
-//! `doctor` (what is wrong here); then the server: `app` (build, bind, run, drain), `loader`
+//! `doctor` (what is wrong here), [`templates`] (where chats' templates are rendered); then the server: `app` (build, bind, run, drain), `loader`
 //! (models in and out), `witness` (the ledger
 //! against the memory really used), `http` and `connections`, `tls` (their certificates), `trust` (whose certificates we believe), `fetch` (of a token issuer's keys), `admin` (its port), `container` (SageMaker's
 //! contract), `exporter` (metrics), `cloudwatch` (SageMaker's figures), `demo` (everything with nothing set up).
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod limits;
+pub mod templates;
 
 mod admin;
 mod app;

@@ -1,7 +1,7 @@
 //! Brings models in and out: the world's side of residency, over store, models, engine and serving.
 //!
 //! Decides nothing: residency says when each of the four steps runs. Files in reading
-//! order: this one (the steps), `scope` (what operators say of endpoints), `resolve` and `versions` (which version), `plan` and `view` (what can be known of a model before it is
+//! order: this one (the steps), `scope` (what operators say of endpoints), `resolve`, `versions` and `refused` (which version), `plan` and `view` (what can be known of a model before it is
 //! fetched), `load` (from files to a model), `asked` (what `serving.properties` says of a handler), `arriving` (the same while the
 //! files are coming), `bases` and `beside` (what adapters build on, and how they come there), `aside` (on which threads), `purpose` (what a loaded model is for), `placed`
 //! (what loaded models have touched), `facts` (what they serve and how much room they have), `sharing` (what they hold together), `local` (folders that
@@ -31,6 +31,7 @@ mod placed;
 mod plan;
 mod purpose;
 mod recent;
+mod refused;
 mod resolve;
 mod scope;
 mod sharing;
@@ -122,6 +123,8 @@ pub(crate) struct ModelLoader {
     policy: Arc<Current<Policy>>,
     /// Told what fetches bring.
     accounts: Option<Arc<Accounts>>,
+    /// Where chats are rendered: made ready when a model that chats is loaded.
+    templates: Option<crate::templates::Templates>,
 }
 
 impl ModelLoader {
@@ -158,6 +161,7 @@ impl ModelLoader {
             bases: Current::default(),
             policy: Arc::default(),
             accounts: None,
+            templates: None,
         }
     }
 
@@ -190,9 +194,8 @@ impl ModelLoader {
         self.handlers.endpoints.set(handlers);
         self.versions.set_rules(rules);
         self.bases.set(bases);
-        let others = scope::others(&self.sources.get(), &sources);
         self.sources.set(sources);
-        self.left(&others);
+        self.forgive_all();
     }
 
     fn source(&self, endpoint: &EndpointName) -> Result<Source, Failure> {
@@ -374,7 +377,11 @@ impl Loader for ModelLoader {
 
     async fn fetch(&self, id: &ArtefactId, payer: &str) -> Result<Fetched, Failure> {
         let running = self.recent.begin(&id.model, Stage::Fetch);
-        running.ended(self.fetched(id, payer).await)
+        let fetched = self.fetched(id, payer).await;
+        if let Err(failure) = &fetched {
+            self.judge_fetch(id, failure);
+        }
+        running.ended(fetched)
     }
 
     fn fetched_bytes(&self, id: &ArtefactId) -> Bytes {

@@ -17,7 +17,7 @@ const LINES_LOST: &str = "roundhouse_server_access_records_lost_total";
 /// Registers the metric's help.
 pub(crate) fn describe() {
     let help = "Lines of the log, the access log and the audit log that could not be written, or that \
-                were lost since writing fell behind, by log.";
+                were lost since writing fell behind, by log: server, access, audit.";
     describe_counter!(LINES_LOST, Unit::Count, help);
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn start(log: &Log) -> Result<(), Error> {
     started.map_err(|error| Failure::from_error(ErrorKind::Internal, error.as_ref()).into())
 }
 
-/// Counts lines that a log lost.
+/// Counts lines that a log lost: `server`, `access` or `audit`.
 pub(crate) fn lost(log: &'static str, lines: u64) {
     counter!(LINES_LOST, "log" => log).increment(lines);
 }
@@ -55,7 +55,7 @@ struct Lines;
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if stderr().write_all(line).is_err() {
-            lost("log", 1);
+            lost("server", 1);
         }
         Ok(line.len())
     }

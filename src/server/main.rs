@@ -25,6 +25,10 @@ fn main() -> ExitCode {
         return roundhouse_containers::keep();
     }
     roundhouse::allocator::tune();
+    if std::env::args_os().nth(1).is_some_and(|it| it == roundhouse::templates::SUBCOMMAND) {
+        // Nor this: it renders the chat templates of models.
+        return roundhouse::templates::serve();
+    }
     let cli = Cli::parse();
     let in_json = cli.command.fails_in_json();
     let mut last = None;

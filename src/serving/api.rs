@@ -15,6 +15,7 @@ pub use roundhouse_containers::driven::Route;
 
 use crate::constrain::OutputForm;
 use crate::handled::HandledReply;
+use crate::room::Taken;
 use crate::tools::{ToolCall, ToolChoice};
 
 mod encoders;
@@ -253,6 +254,11 @@ pub struct Generation {
     /// Those of the prompt's tokens too, with as many alternatives; they come with the prompt that
     /// is given back.
     pub prompt_logprobs: bool,
+    /// Those of the prompt's tokens with their ranks and so many alternatives, once for all answers to
+    /// one prompt: with the first of them.
+    pub ranked_prompt: Option<usize>,
+    /// Whether the reply has the prompts' tokens.
+    pub prompt_ids: bool,
     /// Added to the logits of single tokens, [`BIASES_MAX`] of them at most.
     pub logit_bias: Vec<(u32, f32)>,
     /// What the answer must look like.
@@ -281,13 +287,16 @@ pub struct FieldNames {
     pub min_tokens: &'static str,
     /// What goes before the names of all other parameters.
     pub prefix: &'static str,
+    /// What stands between a tool and the fields of its function.
+    pub function: &'static str,
 }
 
 impl Default for FieldNames {
     /// A completion's.
     fn default() -> Self {
         let (max_tokens, min_tokens) = ("max_tokens", "min_tokens");
-        Self { prompt: "prompt", max_tokens, min_tokens, prefix: "" }
+        let function = ".function";
+        Self { prompt: "prompt", max_tokens, min_tokens, prefix: "", function }
     }
 }
 
@@ -357,11 +366,15 @@ pub enum Reply {
 pub struct GenerationReply {
     /// Prompt length per choice, in tokens.
     pub prompt_tokens: Vec<usize>,
+    /// Of each prompt its tokens, where they were asked for; else empty.
+    pub prompts: Vec<Vec<u32>>,
     /// Pieces of every choice as they come, and one `Finished` per choice. A choice that
     /// fails ends the stream with an error. Dropping it aborts the sequences and releases the lease.
     pub pieces: PieceStream,
     /// What seed was used.
     pub seed: u64,
+    /// The memory that what is told of the prompts' tokens takes: kept until the answer has gone out.
+    pub taken: Taken,
 }
 
 /// The stream of pieces.
@@ -394,6 +407,8 @@ pub struct TokenInfo {
     pub text: String,
     /// Its log-probability; none of a prompt's first, which follows nothing.
     pub logprob: Option<f32>,
+    /// Its place among all tokens by likelihood, from 1: of a prompt's tokens but the first.
+    pub rank: Option<usize>,
     /// Whether it is a special token.
     pub special: bool,
     /// Where it stands in the text.

@@ -92,7 +92,7 @@ impl Writer {
         self.generated += 1;
         let (id, finish, cached_tokens) = (token.id, token.finish, token.reused);
         let place = self.place(id, finish);
-        self.waiting.push(self.token_info((id, place), Some(token.logprob), token.top));
+        self.waiting.push(self.token_info((id, place), (Some(token.logprob), None), token.top));
         let text = self.text(id, finish)?;
         let scan = if self.generated > self.min_tokens {
             self.stops.push(&text)
@@ -139,7 +139,7 @@ impl Writer {
             (_, None) => self.detokeniser.push(id)?,
         };
         if finish.is_some() {
-            text.push_str(&self.detokeniser.finish()?);
+            text.push_str(&self.detokeniser.end()?);
         }
         Ok(text)
     }
@@ -190,7 +190,7 @@ impl Writer {
     fn token_info(
         &self,
         (id, place): (u32, TokenPlace),
-        logprob: Option<f32>,
+        (logprob, rank): (Option<f32>, Option<usize>),
         top: Vec<(u32, f32)>,
     ) -> TokenInfo {
         let top = top.into_iter();
@@ -198,6 +198,7 @@ impl Writer {
             id,
             text: self.codec.token_text(id),
             logprob,
+            rank,
             special: self.codec.is_special(id),
             place,
             top: top.map(|(id, logprob)| (id, self.codec.token_text(id), logprob)).collect(),
@@ -206,8 +207,8 @@ impl Writer {
 
     /// The tokens of a prompt that was scored: the first follows nothing.
     fn prompt_infos(&self, prompt: &[u32], scores: Vec<PromptToken>) -> Vec<TokenInfo> {
-        let scores = scores.into_iter().map(|PromptToken { logprob, top }| (Some(logprob), top));
-        let scores = std::iter::once((None, Vec::new())).chain(scores);
+        let one = |PromptToken { logprob, rank, top }| ((Some(logprob), rank), top);
+        let scores = std::iter::once(((None, None), Vec::new())).chain(scores.into_iter().map(one));
         let place = |id| match self.codec.is_special(id) {
             true => TokenPlace::Hidden,
             false => TokenPlace::Text,
@@ -215,7 +216,7 @@ impl Writer {
         prompt
             .iter()
             .zip(scores)
-            .map(|(&id, (logprob, top))| self.token_info((id, place(id)), logprob, top))
+            .map(|(&id, (score, top))| self.token_info((id, place(id)), score, top))
             .collect()
     }
 }

@@ -24,3 +24,4 @@ pub use form::{FormKind, OutputForm};
 pub(crate) use form::{Grammar, laid_out, literal, texts_within};
 pub(crate) use size::affordable;
 pub(crate) use speller::{Compiled, Speller};
+pub(crate) use vocabulary::unfinished;

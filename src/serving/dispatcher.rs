@@ -16,24 +16,27 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::admission::{Admission, Bounds};
-use crate::at_work::{AtWork, timed};
 use crate::choice::{Choice, Writer, WriterParts};
 use crate::completions::{Completions, Hold};
 use crate::constrain::{Compiled, Grammar};
 use crate::encoders::Limits;
 use crate::handled;
 use crate::metrics::{Record, compiled_form};
-use crate::room::Room;
+use crate::rendering::{Render, Renderer};
+use crate::room::{Room, Taken};
 use crate::served::{EngineModel, Purpose, ServedModel};
 use crate::task::{Prepared, Task, wrong_kind};
 use crate::tokens;
 use crate::{
     ANSWERS_MAX, Answer, Error, GenerationReply, Invocation, Piece, PieceStream, RawRequest,
-    ReadBody, Reply, Request, Route, Served, TokensReply,
+    ReadBody, Reply, Request, Route, Served, Tokens, TokensReply,
 };
 
+mod relay;
 #[cfg(test)]
 mod tests;
+
+use relay::relay;
 
 /// Bounds of a dispatcher. All are per process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +67,6 @@ impl Default for Config {
     }
 }
 
-/// By which servers agree on what belongs to one trace (W3C trace context).
-const TRACE_HEADERS: [&str; 2] = ["traceparent", "tracestate"];
-
 /// How often a request is given to another group of a handler's workers when the one it waited
 /// for went away before it had begun.
 const HANDLER_TRIES: usize = 3;
@@ -85,8 +85,11 @@ pub struct Dispatcher {
     /// Compiling forms takes longer, and is what a client can make costly: other requests'
     /// preparations do not wait behind it.
     compiling: Arc<Semaphore>,
-    /// What answers of tokenizers take.
+    /// What answers take that tell of texts' tokens.
     tokens: Arc<Room>,
+    /// Where chat templates are rendered. A turn is waited for before a place among those that are
+    /// prepared: whose templates take long holds up nobody else's tokens.
+    renderer: Arc<dyn Renderer>,
     claims: ClaimFn,
     config: Config,
 }
@@ -107,12 +110,21 @@ struct Begun {
 struct Asked<'a> {
     id: &'a ModelId,
     tenant: Option<&'a TenantName>,
+    /// Whose turns its templates take: whom the model works for.
+    payer: Option<&'a TenantName>,
     model: &'a EngineModel,
     engine: &'a EngineHandle,
 }
 
 enum Work {
-    Generating { choices: Vec<Choice>, prompt_tokens: Vec<usize>, seed: u64 },
+    Generating {
+        choices: Vec<Choice>,
+        prompt_tokens: Vec<usize>,
+        /// Each prompt's tokens, where they are to be told.
+        prompts: Vec<Vec<u32>>,
+        seed: u64,
+        taken: Taken,
+    },
     Handled(roundhouse_workers::Reply),
     Relayed(driven::Answer, Route),
     Done(Reply),
@@ -133,15 +145,20 @@ impl From<Failure> for NoWork {
 
 impl Dispatcher {
     /// Leases from `residency` within the bounds of `config`; models work for those that `claims`
-    /// names.
-    pub fn new(residency: Residency<ServedModel>, config: Config, claims: ClaimFn) -> Self {
+    /// names, and their chat templates are rendered by `renderer`.
+    pub fn new(
+        residency: Residency<ServedModel>,
+        config: Config,
+        claims: ClaimFn,
+        renderer: Arc<dyn Renderer>,
+    ) -> Self {
         let bounds =
             Bounds { in_all: config.max_in_flight, per_model: config.max_in_flight_per_model };
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let preparing = Arc::new(Semaphore::new(PREPARED_PER_CORE * cores));
         let compiling = Arc::new(Semaphore::new(cores.div_ceil(2)));
         let (admission, tokens) = (Admission::new(bounds), Arc::default());
-        Self { residency, admission, preparing, compiling, tokens, claims, config }
+        Self { residency, admission, preparing, compiling, tokens, renderer, claims, config }
     }
 
     /// Answers one invocation. Returns when an encoder's answer is complete, or when a
@@ -164,9 +181,10 @@ impl Dispatcher {
             }
         };
         let reply = match begun.work {
-            Work::Generating { choices, prompt_tokens, seed } => {
+            Work::Generating { choices, prompt_tokens, prompts, seed, taken } => {
                 let pieces = Completions::new(model, choices, begun.hold, deadline, record);
-                Reply::Generation(GenerationReply { prompt_tokens, pieces: boxed(pieces), seed })
+                let pieces = boxed(pieces);
+                Reply::Generation(GenerationReply { prompt_tokens, prompts, pieces, seed, taken })
             }
             Work::Handled(reply) => {
                 Reply::Handled(handled::answer(model, reply, begun.hold, deadline, record))
@@ -295,8 +313,10 @@ impl Dispatcher {
             request => request,
         };
         let claim = Claim { spent: Some(record.spent().clone()), ..(self.claims)(caller, id) };
+        let payer = claim.tenant.clone();
         let engine = model.engine().on_behalf(claim);
-        let asked = Asked { id, tenant: caller.tenant.as_ref(), model, engine: &engine };
+        let (tenant, payer) = (caller.tenant.as_ref(), payer.as_ref());
+        let asked = Asked { id, tenant, payer, model, engine: &engine };
         Ok(self.engine_work(asked, request, hold.lease.load_wait(), record).await?)
     }
 
@@ -307,12 +327,14 @@ impl Dispatcher {
         load: Duration,
         record: &mut Record,
     ) -> Result<(Work, Duration), Failure> {
-        let Asked { id, tenant, model, engine } = asked;
+        let Asked { id, tenant, payer, model, engine } = asked;
         let request = match request {
             Request::Tokens(asked) => {
                 let (text, most) = (model.text().clone(), self.config.max_inputs);
                 let (room, tenant) = (Arc::clone(&self.tokens), tenant.cloned());
-                let answer = move || tokens::answer(&text, asked, most, (&room, tenant.as_ref()));
+                let render = self.turn(matches!(asked, Tokens::Chat { .. }), id, payer).await;
+                let answer =
+                    move || tokens::answer(&text, asked, most, render, (&room, tenant.as_ref()));
                 let (lists, texts, taken) = self.blocking(answer).await?;
                 let (kind, context) = (model.kind(), engine.spec().context);
                 let reply = TokensReply { lists, texts, kind, context, taken };
@@ -323,17 +345,23 @@ impl Dispatcher {
         match Task::new(request, id, model, &self.config)? {
             Task::Generate(task) => {
                 let (text, spec) = (model.text().clone(), engine.spec());
-                let mut prepared = self.blocking(move || task.prepare(&text, &spec)).await?;
+                let render = self.turn(task.is_chat(), id, payer).await;
+                let prepare = move || task.prepare(&text, &spec, render);
+                let mut prepared = self.blocking(prepare).await?;
+                let taken = match prepared.told {
+                    0 => Taken::default(),
+                    bytes => self.tokens.take(tenant, bytes)?,
+                };
                 let form = match prepared.grammar.take() {
                     Some(grammar) => Some(self.compile(model, tenant, grammar).await?),
                     None => None,
                 };
                 let prompt_tokens: Vec<usize> =
                     prepared.sequences.iter().map(|sequence| sequence.spec.prompt.len()).collect();
-                let seed = prepared.seed;
+                let (seed, prompts) = (prepared.seed, std::mem::take(&mut prepared.prompts));
                 let choices = submit(asked, prepared, form.as_ref())?;
                 let queue = record.submitted(load, prompt_tokens.iter().sum(), choices.len());
-                Ok((Work::Generating { choices, prompt_tokens, seed }, queue))
+                Ok((Work::Generating { choices, prompt_tokens, prompts, seed, taken }, queue))
             }
             Task::Encode(task) => {
                 let limits =
@@ -368,6 +396,19 @@ impl Dispatcher {
         compiled
     }
 
+    /// A turn to have a chat's template rendered, where it is one.
+    async fn turn(
+        &self,
+        is_chat: bool,
+        id: &ModelId,
+        payer: Option<&TenantName>,
+    ) -> Option<Render> {
+        match is_chat {
+            true => Some(self.renderer.turn(id, payer.cloned()).await),
+            false => None,
+        }
+    }
+
     /// Prepares a request on a blocking thread, when its turn has come.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -389,49 +430,6 @@ async fn in_turn<T: Send + 'static>(
         work()
     });
     Ok(done.await.map_err(|_| Error::Interrupted)??)
-}
-
-/// Sends a request on to an external engine or container.
-async fn relay<F>(
-    id: &ModelId,
-    to: impl FnOnce(driven::Call) -> F,
-    request: Request,
-    hold: &Hold,
-    record: &mut Record,
-) -> Result<(Work, Duration), NoWork>
-where
-    F: Future<Output = Result<driven::Answer, driven::CallError>>,
-{
-    let Request::Raw(raw) = request else {
-        return Err(NoWork::Failed(wrong_kind(id, ModelKind::External).into()));
-    };
-    let queue = record.submitted(hold.lease.load_wait(), 0, 0);
-    let body = &raw.body;
-    let call = driven::Call {
-        route: raw.route,
-        content_type: body.content_type.clone(),
-        accept: body.accept.clone(),
-        headers: body.meta.headers.clone().into_iter().collect(),
-        request_id: body.meta.request_id.clone(),
-        prefixes_of: None,
-        trace: TRACE_HEADERS
-            .into_iter()
-            .filter_map(|name| Some((name, body.meta.headers.get(name)?.clone())))
-            .collect(),
-        body: body.body.clone(),
-    };
-    let mut at_work = AtWork::begin(record.spent());
-    match to(call).await {
-        Ok(mut answer) => {
-            answer.body = timed(answer.body, at_work);
-            Ok((Work::Relayed(answer, raw.route), queue))
-        }
-        Err(driven::CallError::NotBegun(failure)) => {
-            at_work.nothing_was_done();
-            Err(NoWork::NotBegun(raw, failure))
-        }
-        Err(driven::CallError::Failed(failure)) => Err(NoWork::Failed(failure)),
-    }
 }
 
 /// Refuses a model that is not what the request takes it for: an adapter of `asked`. One that is named
@@ -475,7 +473,7 @@ fn submit(
         })?;
         let constraint = form.map(|form| -> Box<dyn Constraint> { Box::new(form.follower()) });
         let spec = sequence.spec;
-        let scored = if spec.prompt_logprobs { spec.prompt.clone() } else { Vec::new() };
+        let scored = spec.prompt_logprobs.map_or_else(Vec::new, |_| spec.prompt.clone());
         let tokens = engine.generate_within(spec, constraint)?;
         choices.push(Choice::new(id.clone(), (sequence.lead, scored), tokens, writer));
     }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use roundhouse_types::{Bytes, Detail, ErrorKind, Failure, ModelId, RetryHint, count_that};
+use roundhouse_types::{Bytes, Detail, ErrorKind, Failure, ModelId, RetryHint, count, count_that};
 use thiserror::Error;
 
 /// A fault of the artefact's text files, of the request, or of the queue in front of a model.
@@ -79,6 +80,27 @@ pub enum Error {
     /// The rendered chat is longer than the limit.
     #[error("the chat template's output is longer than {0} bytes")]
     TemplateOutput(usize),
+    /// The process in which the chat template was rendered has ended, or was ended.
+    #[error("the chat template could not be rendered: its process {how}")]
+    TemplateEnded {
+        /// How, as the rest of a sentence.
+        how: String,
+    },
+    /// The chat template ended processes before, or took long, one time after the other.
+    #[error(
+        "the chat template is not rendered now: it ended its process or took long {} in a row, and is tried again in {} s",
+        count(*.times, "time"),
+        .wait.as_secs_f64().ceil()
+    )]
+    TemplatePaused {
+        /// How many.
+        times: u32,
+        /// What is left of the pause.
+        wait: Duration,
+    },
+    /// There is no process in which templates could be rendered.
+    #[error("no process can be started to render chat templates in")]
+    NoRenderer(#[source] io::Error),
     /// A field of the request is missing or outside its range.
     #[error("{field}: {message}")]
     Field {
@@ -121,9 +143,9 @@ pub enum Error {
         /// When a place is likely to be free.
         retry: RetryHint,
     },
-    /// Answers of tokenizers that are being made or sent take too much memory together.
+    /// Answers that tell of texts' tokens, and are being made or sent, take too much memory together.
     #[error(
-        "an answer of {needed} beside {taken} of other tokenizers' is more than the limit of {all}"
+        "what is told of tokens takes {needed} beside {taken} of others' answers, more than the limit of {all}"
     )]
     TokensFull {
         /// What this one would take at most.
@@ -179,15 +201,19 @@ impl Error {
             Self::NoTemplate
             | Self::Template { .. }
             | Self::TemplateOutput(_)
+            | Self::TemplateEnded { .. }
             | Self::Field { .. }
             | Self::Context { .. }
             | Self::OtherBase { .. }
             | Self::WrongKind { .. } => ErrorKind::InvalidInput,
-            Self::QueueFull { .. } | Self::TokensFull { .. } => ErrorKind::Overloaded,
+            // It passes, and another request may have been at fault.
+            Self::QueueFull { .. } | Self::TokensFull { .. } | Self::TemplatePaused { .. } => {
+                ErrorKind::Overloaded
+            }
             Self::NotLoaded { .. } => ErrorKind::NotReady,
             Self::Deadline { .. } => ErrorKind::TimedOut,
             Self::Broken { .. } => ErrorKind::ModelFailed,
-            Self::Read { .. } | Self::Interrupted => ErrorKind::Internal,
+            Self::Read { .. } | Self::NoRenderer(_) | Self::Interrupted => ErrorKind::Internal,
         }
     }
 
@@ -195,11 +221,13 @@ impl Error {
     pub fn retry(&self) -> RetryHint {
         match self {
             Self::QueueFull { retry, .. } => *retry,
+            Self::TemplatePaused { wait, .. } => RetryHint::After(*wait),
             Self::NotLoaded { .. }
             | Self::Deadline { .. }
             | Self::Broken { .. }
             | Self::TokensFull { .. }
             | Self::Read { .. }
+            | Self::NoRenderer(_)
             | Self::Interrupted => RetryHint::Later,
             _ => RetryHint::Never,
         }

@@ -5,7 +5,7 @@
 //! as requests use it), `task` and `params` (what a request means to the model it reached),
 //! `encoders` (what encoders are asked), `handled` (what a handler answers), `choice` and `completions` (from tokens to pieces, and what they hold), `encoded` (from an encoder's
 //! numbers to vectors, labels, entities, fills and answers), `tokens` (what a tokenizer answers by
-//! itself), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates).
+//! itself), `constrain` (what answers must look like), `tools` (calls of tools), `text` (tokenizer, detokeniser, stop strings, chat templates), `rendering` (where templates are rendered).
 //!
 //! What holds:
 //! 1. A request's lease and place live in its stream, and no longer than it.
@@ -29,6 +29,7 @@ mod handled;
 mod metrics;
 mod params;
 mod prompts;
+mod rendering;
 mod room;
 mod served;
 mod task;
@@ -50,6 +51,10 @@ pub use error::Error;
 pub use handled::{HandledBody, HandledReply, HandledStream, Origin};
 pub use metrics::describe_metrics;
 pub use prompts::EmbeddingPrompts;
+pub use rendering::{
+    Compiled, CompiledCache, InProcess, MESSAGE_BYTES_MAX, OUTPUT_BYTES_MAX, Render, Renderer,
+    Rendering, TemplateSources,
+};
 pub use room::Taken;
 pub use served::{EngineModel, GenerationDefaults, Labels, Purpose, ScoreFunction, ServedModel};
 pub use text::{AdapterText, TextCodec, Vocabulary};

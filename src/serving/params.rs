@@ -38,7 +38,9 @@ pub(crate) struct Parameters {
     sampling: Sampling,
     stop_tokens: Vec<u32>,
     top_logprobs: usize,
-    prompt_logprobs: bool,
+    /// Alternatives for each token of the prompt, where that is scored.
+    prompt_logprobs: Option<usize>,
+    prompt_ranks: bool,
     logit_bias: Vec<(u32, f32)>,
     names: FieldNames,
     truncation: Option<Truncation>,
@@ -61,9 +63,10 @@ impl Parameters {
         let names = asked.names;
         let checked = || {
             check(asked)?;
-            tokens_known("stop_token_ids", &asked.stop_token_ids, vocab)?;
-            let biased: Vec<u32> = asked.logit_bias.iter().map(|(id, _)| *id).collect();
-            tokens_known("logit_bias", &biased, vocab)
+            let stops = asked.stop_token_ids.iter().copied();
+            known(stops, vocab, |index, _| format!("stop_token_ids[{index}]"))?;
+            let biased = asked.logit_bias.iter().map(|(id, _)| *id);
+            known(biased, vocab, |_, id| format!("logit_bias.{id}"))
         };
         checked().map_err(|error: Error| error.within(names.prefix))?;
         let mut stop_tokens = asked.stop_token_ids.clone();
@@ -78,7 +81,8 @@ impl Parameters {
             sampling: sampling(face, asked, defaults),
             stop_tokens,
             top_logprobs: asked.logprobs.unwrap_or(0),
-            prompt_logprobs: asked.prompt_logprobs,
+            prompt_logprobs: prompt_logprobs(asked),
+            prompt_ranks: asked.ranked_prompt.is_some(),
             logit_bias: asked.logit_bias.clone(),
             names,
             truncation: asked.truncation,
@@ -115,7 +119,8 @@ impl Parameters {
         spec: &RunnerSpec,
     ) -> Result<GenerateSpec, Error> {
         let names = self.names;
-        tokens_known(names.prompt, &prompt, spec.output_width)?;
+        let place = |index: usize, _: u32| format!("{}[{index}]", names.prompt);
+        known(prompt.iter().copied(), spec.output_width, place)?;
         let context = longest_sequence(spec);
         let length = prompt.len();
         if length == 0 {
@@ -155,6 +160,7 @@ impl Parameters {
             sampling: Sampling { seed, ..self.sampling },
             top_logprobs: self.top_logprobs,
             prompt_logprobs: self.prompt_logprobs,
+            prompt_ranks: self.prompt_ranks,
             logit_bias: self.logit_bias.clone(),
         })
     }
@@ -186,8 +192,10 @@ fn check(asked: &Generation) -> Result<(), Error> {
     if asked.max_tokens == Some(0) {
         return Err(Error::field("max_tokens", "0 is not at least 1"));
     }
-    if asked.logprobs.is_some_and(|count| count > ALTERNATIVES_MAX) {
-        return Err(Error::field("logprobs", format!("more than {ALTERNATIVES_MAX} alternatives")));
+    for (field, count) in [("logprobs", asked.logprobs), ("prompt_logprobs", asked.ranked_prompt)] {
+        if count.is_some_and(|count| count > ALTERNATIVES_MAX) {
+            return Err(Error::field(field, format!("more than {ALTERNATIVES_MAX} alternatives")));
+        }
     }
     if asked.stop.len() > STOPS_MAX || asked.stop_token_ids.len() > STOPS_MAX {
         let field = if asked.stop.len() > STOPS_MAX { "stop" } else { "stop_token_ids" };
@@ -214,14 +222,25 @@ fn check(asked: &Generation) -> Result<(), Error> {
     Ok(())
 }
 
-/// Refuses ids outside the vocabulary: a runner would fail on them.
-fn tokens_known(field: &str, ids: &[u32], vocab: usize) -> Result<(), Error> {
-    let known = |id: u32| usize::try_from(id).is_ok_and(|id| id < vocab);
-    match ids.iter().position(|&id| !known(id)) {
+/// How many alternatives to score a prompt's tokens with: as many as any part of the answer tells.
+fn prompt_logprobs(asked: &Generation) -> Option<usize> {
+    let alike = asked.prompt_logprobs.then_some(asked.logprobs.unwrap_or(0));
+    alike.max(asked.ranked_prompt)
+}
+
+/// Refuses ids outside the vocabulary: a runner would fail on them. `place` names one by its index and by
+/// itself.
+fn known(
+    ids: impl Iterator<Item = u32>,
+    vocab: usize,
+    place: impl Fn(usize, u32) -> String,
+) -> Result<(), Error> {
+    let is_known = |id: u32| usize::try_from(id).is_ok_and(|id| id < vocab);
+    match ids.enumerate().find(|(_, id)| !is_known(*id)) {
         None => Ok(()),
-        Some(index) => {
-            let message = format!("{} is not in the vocabulary of {vocab} tokens", ids[index]);
-            Err(Error::field(format!("{field}[{index}]"), message))
+        Some((index, id)) => {
+            let message = format!("{id} is not in the vocabulary of {vocab} tokens");
+            Err(Error::field(place(index, id), message))
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Memory that answers of tokenizers take while they are made and sent: bounded for all together, as
-//! it stands in no ledger.
+//! Memory that answers take while they are made and sent that tell of texts' tokens, a tokenizer's or a
+//! model's of its prompts: bounded for all together, as it stands in no ledger.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -42,6 +42,13 @@ struct Held {
 impl fmt::Debug for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Taken").field(&self.0.as_ref().map(|held| held.bytes)).finish()
+    }
+}
+
+impl Taken {
+    /// Whether it is nothing, so that nobody needs to keep it.
+    pub fn is_nothing(&self) -> bool {
+        self.0.is_none()
     }
 }
 

@@ -8,6 +8,7 @@ use crate::choice::{Calls, Writing};
 use crate::constrain::{FormKind, Grammar, OutputForm};
 use crate::encoders::EncoderTask;
 use crate::params::{Face, Parameters};
+use crate::rendering::Render;
 use crate::served::{EngineModel, GenerationDefaults, Purpose};
 use crate::text::TextCodec;
 use crate::tools::{CallFormat, CallReader, Demand, calls as demanded_calls, described};
@@ -15,6 +16,10 @@ use crate::{
     ANSWERS_MAX, Config, Error, Generation, Inputs, Opening, Prompt, Request, ToolChoice,
     VectorTask,
 };
+
+mod bounds;
+
+use bounds::{echo_bounded, told_bounded};
 
 /// Work for a model of the right kind, with everything that preparing it takes.
 #[derive(Debug)]
@@ -72,6 +77,8 @@ struct Offered {
     tools: Vec<Value>,
     choice: ToolChoice,
     parallel: bool,
+    /// What stands between a tool and the fields of its function.
+    function: &'static str,
 }
 
 /// Sequences ready for the engine, in the order of their choices.
@@ -79,6 +86,10 @@ pub(crate) struct Prepared {
     pub(crate) sequences: Vec<Sequence>,
     pub(crate) writing: Writing,
     pub(crate) seed: u64,
+    /// Each prompt's tokens, where they are to be told.
+    pub(crate) prompts: Vec<Vec<u32>>,
+    /// Bytes that what is told of the prompts' tokens takes.
+    pub(crate) told: u64,
     /// What every answer must look like.
     pub(crate) grammar: Option<Grammar>,
     /// Where calls of tools are looked for.
@@ -156,7 +167,8 @@ impl Task {
             }
             (Request::Chat(chat), Purpose::Generative { eos_tokens, defaults }) => {
                 let (choice, parallel) = (chat.tool_choice, chat.parallel_tool_calls);
-                let offered = |tools| Offered { tools, choice, parallel };
+                let function = chat.generation.names.function;
+                let offered = |tools| Offered { tools, choice, parallel, function };
                 let conversation = Conversation {
                     messages: chat.messages,
                     tools: chat.tools.map(offered),
@@ -215,8 +227,18 @@ impl Task {
 }
 
 impl GenerateTask {
-    /// Renders, tokenises and checks. Takes time: belongs on a blocking thread.
-    pub(crate) fn prepare(self, text: &TextCodec, spec: &RunnerSpec) -> Result<Prepared, Error> {
+    /// Whether it is a chat, and needs a turn to have its template rendered.
+    pub(crate) fn is_chat(&self) -> bool {
+        matches!(self.source, Source::Chat(_))
+    }
+
+    /// Renders a chat in its turn, tokenises and checks. Takes time: belongs on a blocking thread.
+    pub(crate) fn prepare(
+        self,
+        text: &TextCodec,
+        spec: &RunnerSpec,
+        render: Option<Render>,
+    ) -> Result<Prepared, Error> {
         let parameters = Parameters::resolve(
             self.face,
             &self.asked,
@@ -232,6 +254,8 @@ impl GenerateTask {
             calls = plan_calls(tools, form, text, &mut grammar)?;
         }
         let limit = parameters.truncated(spec);
+        // Each of a completion's answers repeats what is told of its prompt, a chat's do not.
+        let told = if matches!(self.source, Source::Chat(_)) { 1 } else { self.n };
         let prompts = match self.source {
             Source::Prompts(prompts) => {
                 let add = self.asked.add_special.unwrap_or(true);
@@ -241,8 +265,9 @@ impl GenerateTask {
             }
             Source::Chat(chat) => {
                 let tools = chat.tools.as_ref().map(|offered| offered.tools.as_slice());
-                let rendered =
-                    text.render_chat(&chat.messages, tools, &chat.kwargs, chat.opening)?;
+                let render = render.ok_or(Error::Interrupted)?;
+                let asked = (&chat.kwargs, chat.opening);
+                let rendered = text.render_chat(&chat.messages, tools, asked, render)?;
                 // The template has written the special tokens; the post-processor would double
                 // the first.
                 let add = self.asked.add_special.unwrap_or(false);
@@ -252,15 +277,34 @@ impl GenerateTask {
         };
         echo_bounded(&prompts, self.n)?;
         let mut sequences = Vec::with_capacity(prompts.len() * self.n);
-        for (tokens, lead) in prompts {
-            for _ in 0..self.n {
-                let spec = parameters.sequence(tokens.clone(), sequences.len(), spec)?;
+        for (at, (tokens, lead)) in prompts.iter().enumerate() {
+            for answer in 0..self.n {
+                let made = parameters.sequence(tokens.clone(), sequences.len(), spec);
+                let place = (names.prompt, at, prompts.len());
+                let mut spec = made.map_err(|error| in_list(error, place))?;
+                if answer > 0 && !self.asked.prompt_logprobs {
+                    // The first one's are told for all.
+                    spec.prompt_logprobs = None;
+                }
                 sequences.push(Sequence { spec, lead: lead.clone() });
             }
         }
-        scores_bounded(names.prompt, &sequences)?;
+        let told = told_bounded(&self.asked, &prompts, self.n, told)?;
+        let prompts = prompts.into_iter().map(|(tokens, _)| tokens);
+        let prompts = prompts.filter(|_| self.asked.prompt_ids).collect();
         let (seed, writing) = (parameters.seed(), parameters.writing);
-        Ok(Prepared { sequences, writing, seed, grammar, calls })
+        Ok(Prepared { sequences, writing, seed, prompts, told, grammar, calls })
+    }
+}
+
+/// An error of a prompt that is one of several, told with its place among them.
+fn in_list(error: Error, (prompt, at, count): (&str, usize, usize)) -> Error {
+    match error {
+        Error::Field { field, message } if count > 1 => match field.strip_prefix(prompt) {
+            Some(inside) => Error::field(format!("{prompt}[{at}]{inside}"), message),
+            None => Error::Field { field, message },
+        },
+        other => other,
     }
 }
 
@@ -306,41 +350,6 @@ fn read_prompt(
     Ok((tokens, lead))
 }
 
-/// Bytes that all answers of a request may repeat of it: of a prompt that is cut a chat repeats the whole
-/// message.
-const ECHO_BYTES_MAX: usize = 32 << 20;
-
-/// Refuses to repeat more than that.
-fn echo_bounded(prompts: &[Read], n: usize) -> Result<(), Error> {
-    let bytes = prompts.iter().map(|(_, lead)| lead.len()).sum::<usize>().saturating_mul(n);
-    if bytes <= ECHO_BYTES_MAX {
-        return Ok(());
-    }
-    let message = format!(
-        "the answers would repeat {bytes} bytes, more than the {ECHO_BYTES_MAX} of one request"
-    );
-    Err(Error::field("echo", message))
-}
-
-/// Log-probabilities of prompts' tokens in one answer at most, alternatives included: they stand in no
-/// ledger, and each is a hundred bytes or so until it is sent.
-const SCORES_MAX: usize = 262_144;
-
-/// Refuses to score more than that.
-fn scores_bounded(prompt: &str, sequences: &[Sequence]) -> Result<(), Error> {
-    let scored =
-        sequences.iter().map(|sequence| &sequence.spec).filter(|spec| spec.prompt_logprobs);
-    let scores: usize = scored.map(|spec| spec.prompt.len() * (1 + spec.top_logprobs)).sum();
-    if scores <= SCORES_MAX {
-        return Ok(());
-    }
-    let message = format!(
-        "its tokens with their alternatives are {scores} log-probabilities, more than the {SCORES_MAX} of \
-         one answer: score fewer prompts at a time, or ask for fewer alternatives"
-    );
-    Err(Error::field(prompt, message))
-}
-
 /// Decides how calls of tools are found, and what demands them. Where the model may answer in a form
 /// or call a tool, the grammar has both.
 fn plan_calls(
@@ -349,7 +358,7 @@ fn plan_calls(
     text: &TextCodec,
     grammar: &mut Option<Grammar>,
 ) -> Result<Option<CallPlan>, Error> {
-    let tools = described(&offered.tools)?;
+    let tools = described(&offered.tools, offered.function)?;
     let known = text.call_format();
     let demanded = offered.choice != ToolChoice::Auto;
     let format = match known {
@@ -439,33 +448,4 @@ pub(crate) fn wrong_kind(model: &ModelId, kind: ModelKind) -> Error {
         ),
     };
     Error::WrongKind { model: model.clone(), is, use_instead }
-}
-
-#[cfg(test)]
-mod tests {
-    use roundhouse_engine::Sampling;
-
-    use super::*;
-
-    #[test]
-    fn scores_of_one_answer_are_bounded_with_their_alternatives() {
-        let of = |tokens: usize, top_logprobs: usize, prompt_logprobs: bool| {
-            let spec = GenerateSpec {
-                prompt: vec![1; tokens],
-                max_tokens: 1,
-                min_tokens: 0,
-                stop_tokens: Vec::new(),
-                sampling: Sampling::GREEDY,
-                top_logprobs,
-                prompt_logprobs,
-                logit_bias: Vec::new(),
-            };
-            Sequence { spec, lead: String::new() }
-        };
-        let whole = SCORES_MAX / 2;
-        assert!(scores_bounded("prompt", &[of(whole, 0, true), of(whole, 0, true)]).is_ok());
-        assert!(scores_bounded("prompt", &[of(whole, 1, true), of(whole, 20, false)]).is_ok());
-        let refused = scores_bounded("prompt", &[of(whole, 1, true), of(1, 0, true)]).unwrap_err();
-        assert!(refused.to_string().contains("262145"), "{refused}");
-    }
 }

@@ -10,6 +10,7 @@ use tokenizers::tokenizer::{PostProcessor, TruncationDirection};
 use tokenizers::{ModelWrapper, Tokenizer};
 
 use crate::constrain::Speller;
+use crate::rendering::Render;
 use crate::tools::CallFormat;
 use crate::{Error, Opening};
 use files::{Prints, TextFiles};
@@ -23,7 +24,6 @@ mod detokenise;
 mod files;
 mod marks;
 mod messages;
-mod python;
 mod stop;
 mod template;
 #[cfg(test)]
@@ -85,8 +85,8 @@ impl TextCodec {
     ///
     /// # Errors
     /// `ModelInvalid` where `tokenizer.json` is missing, a file is broken, or a tokenizer would take
-    /// far more memory than its file. A chat template that
-    /// cannot be parsed is reported when a chat needs it: completions do without.
+    /// far more memory than its file. Chat templates are not looked into: one that cannot be parsed
+    /// is reported when a chat needs it.
     pub fn open(dir: &Path) -> Result<Self, Error> {
         let path = dir.join(TOKENIZER);
         let bytes = match std::fs::metadata(&path) {
@@ -271,21 +271,21 @@ impl TextCodec {
     }
 
     /// The prompt of a chat, by the artefact's template, that ends with its `opening`
-    /// (`add_generation_prompt`, unless `kwargs` says otherwise). The template holds the special
-    /// tokens: encode the result without adding any. Templates are the artefact's and may take
-    /// their allowance of steps: belongs on a blocking thread.
+    /// (`add_generation_prompt`, unless the variables beside it say otherwise). The template holds the
+    /// special tokens: encode the result without adding any. Blocks for as long as `render` does.
     ///
     /// # Errors
     /// `InvalidInput` for a message without role or content, content that is not text, an
-    /// artefact without a template, and whatever the template raises, with its line.
+    /// artefact without a template, and whatever the template raises, with its line; and what
+    /// `render` says.
     pub fn render_chat(
         &self,
         messages: &[Value],
         tools: Option<&[Value]>,
-        kwargs: &Map<String, Value>,
-        opening: Opening,
+        (kwargs, opening): (&Map<String, Value>, Opening),
+        render: Render,
     ) -> Result<String, Error> {
-        self.facts.templates.render(messages, tools, kwargs, opening)
+        self.facts.templates.render(messages, tools, (kwargs, opening), render)
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use roundhouse_types::TenantName;
 
+use crate::rendering::Render;
 use crate::room::{Room, Taken};
 use crate::task::counted;
 use crate::text::TextCodec;
@@ -25,7 +26,7 @@ const TEXT_BYTES: u64 = 8;
 type Answered = (Vec<Vec<CutToken>>, Vec<String>, Taken);
 
 /// Tokens of each text, and a text of each list of tokens. Takes time in their length: belongs on a
-/// blocking thread.
+/// blocking thread. `render`: the turn of a chat's template.
 ///
 /// # Errors
 /// `Overloaded` where what it takes is not free in `room`, `InvalidInput` for none or more than `most` of them, texts or lists that are too long, and a chat
@@ -34,6 +35,7 @@ pub(crate) fn answer(
     codec: &TextCodec,
     asked: Tokens,
     most: usize,
+    render: Option<Render>,
     (room, tenant): (&Arc<Room>, Option<&TenantName>),
 ) -> Result<Answered, Error> {
     let (texts, special) = match asked {
@@ -54,7 +56,9 @@ pub(crate) fn answer(
             return Ok((Vec::new(), joined.collect::<Result<_, _>>()?, taken));
         }
         Tokens::Chat { messages, template_kwargs, special } => {
-            (vec![codec.render_chat(&messages, None, &template_kwargs, Opening::Answer)?], special)
+            let render = render.ok_or(Error::Interrupted)?;
+            let asked = (&template_kwargs, Opening::Answer);
+            (vec![codec.render_chat(&messages, None, asked, render)?], special)
         }
         Tokens::Cut { texts, special } => {
             counted("inputs", texts.len(), most)?;
@@ -105,7 +109,7 @@ mod tests {
         let join = |id, count| {
             let lists = vec![vec![id; count / 2], vec![id; count - count / 2]];
             let room = Arc::default();
-            answer(&codec, Tokens::Join { lists, skip_special: true }, 8, (&room, None))
+            answer(&codec, Tokens::Join { lists, skip_special: true }, 8, None, (&room, None))
         };
         let told = |outcome: Result<_, Error>| outcome.map(drop).unwrap_err().to_string();
         for (count, most) in [(TOLD_MAX + 1, TOLD_MAX), (TEXT_MAX / bytes + 1, TEXT_MAX)] {
@@ -121,7 +125,7 @@ mod tests {
         let (room, tenant) = (Arc::default(), "flood".parse().unwrap());
         let cut = |tenant| {
             let asked = Tokens::Cut { texts: vec!["hello ".repeat(20_000)], special: true };
-            answer(&codec, asked, 8, (&room, tenant))
+            answer(&codec, asked, 8, None, (&room, tenant))
         };
         let first = cut(Some(&tenant)).unwrap();
         assert!(first.0[0].len() as u64 * TOKEN_BYTES < cost(120_000, 1));

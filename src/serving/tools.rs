@@ -54,18 +54,19 @@ pub(crate) struct Tool {
     pub(crate) parameters: Value,
 }
 
-/// Reads `tools` as OpenAI has them: `{"type": "function", "function": {"name", "parameters"}}`.
+/// Reads `tools` as OpenAI has them: `{"type": "function", "function": {"name", "parameters"}}`. Faults are
+/// told by what stands between a tool and its function's fields (`inside`), as the client has them there.
 ///
 /// # Errors
 /// `InvalidInput` with the place of what is wrong.
-pub(crate) fn described(tools: &[Value]) -> Result<Vec<Tool>, Error> {
+pub(crate) fn described(tools: &[Value], inside: &str) -> Result<Vec<Tool>, Error> {
     if tools.len() > TOOLS_MAX {
         let message = format!("{} tools are more than the {TOOLS_MAX} at most", tools.len());
         return Err(Error::field("tools", message));
     }
     let mut known: Vec<Tool> = Vec::with_capacity(tools.len());
     for (index, tool) in tools.iter().enumerate() {
-        let place = |field: &str| format!("tools[{index}].function{field}");
+        let place = |field: &str| format!("tools[{index}]{inside}{field}");
         let function = tool
             .get("function")
             .and_then(Value::as_object)

@@ -34,6 +34,12 @@ impl ArchiveKind {
     }
 }
 
+/// Where a target lies, told apart from every other place: its store's
+/// [`identity`](crate::ArtifactStore::identity) and its key there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Origin(pub(crate) String);
+
 /// One object of an artefact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RemoteFile {

@@ -3,6 +3,7 @@
 mod find;
 mod passed;
 mod pick;
+mod place;
 mod reads;
 mod settle;
 mod siblings;
@@ -25,6 +26,7 @@ use self::find::{Found, targets_in};
 pub use self::passed::PassedOver;
 pub use self::pick::Pick;
 use self::pick::chosen;
+use self::place::Mount;
 use self::reads::Heads;
 pub(crate) use self::reads::Source;
 use self::settle::{Sighting, quiet_for, still_to_wait};
@@ -115,14 +117,6 @@ struct Inner {
     listings: Cache<usize, Listing>,
 }
 
-struct Mount {
-    name: Option<String>,
-    remote: Remote,
-    /// Of this mount alone: keys and tags of others may be the same.
-    heads: Heads,
-    siblings: Siblings,
-}
-
 #[derive(Clone)]
 struct Answer {
     outcome: Result<Arc<Artefact>, Error>,
@@ -210,6 +204,7 @@ impl Catalog {
     /// while their folder is being replaced, and survive a restart. The first call counts.
     #[must_use]
     pub fn with_disk(self, disk: DiskCache) -> Self {
+        disk.adopt(&self.inner.endpoint, |target| self.origin(target));
         let _ = self.inner.disk.set(disk);
         self
     }
@@ -306,33 +301,15 @@ impl Catalog {
 
     /// The store that holds an artefact, and what is in memory of its files.
     pub(crate) fn source(&self, artefact: &Artefact) -> Result<Source, Error> {
-        let (mount, _) = self.inner.place(&artefact.id.model.target)?;
-        Ok(Source { remote: mount.remote.clone(), heads: mount.heads.clone() })
+        let (mount, key) = self.inner.place(&artefact.id.model.target)?;
+        let (remote, heads) = (mount.remote.clone(), mount.heads.clone());
+        Ok(Source { remote, heads, origin: mount.origin(key) })
     }
 }
 
 impl Inner {
     fn model(&self, target: &TargetName) -> ModelId {
         ModelId { endpoint: self.endpoint.clone(), target: target.clone() }
-    }
-
-    /// The mount that a target belongs to, and its key there.
-    fn place<'a>(&'a self, target: &'a TargetName) -> Result<(&'a Mount, &'a str), Error> {
-        let text = target.as_str();
-        for mount in &self.mounts {
-            let key = match &mount.name {
-                None => Some(text),
-                Some(name) => text.strip_prefix(name.as_str()).and_then(|k| k.strip_prefix('/')),
-            };
-            if let Some(key) = key.filter(|key| !key.is_empty()) {
-                return Ok((mount, key));
-            }
-        }
-        let names: Vec<_> = self.mounts.iter().filter_map(|m| m.name.as_deref()).collect();
-        Err(Error::ModelNotFound {
-            model: self.model(target).to_string(),
-            store: format!("any mount (there are: {})", names.join(", ")),
-        })
     }
 
     async fn answer(&self, target: &TargetName) -> Answer {
@@ -455,17 +432,19 @@ impl Inner {
         }
     }
 
-    /// The latest settled version: remembered, or whole on disk from before a restart. None that the
-    /// store is known to have deleted.
+    /// The latest settled version: remembered, or whole on disk from before a restart. None of another
+    /// store, and none that the store is known to have deleted.
     async fn known(&self, target: &TargetName) -> Option<Arc<Artefact>> {
         if let Some(known) = self.known.get(target).await {
             return Some(known);
         }
         let (disk, model) = (self.disk.get()?, self.model(target));
-        if disk.is_gone(&model) {
+        let (mount, key) = self.place(target).ok()?;
+        let origin = mount.origin(key);
+        if disk.is_gone(&model, &origin) {
             return None;
         }
-        disk.latest_artefact(&model).map(Arc::new)
+        disk.latest_artefact(&model, &origin).map(Arc::new)
     }
 
     /// Whether a version's files are on disk, or all still in the store.

@@ -15,6 +15,7 @@ mod journal;
 mod layout;
 mod ledger;
 mod manifest;
+mod notes;
 mod pace;
 mod pieces;
 mod recipe;
@@ -183,6 +184,7 @@ impl DiskCache {
             find_whole(&ledger)?;
             find_partial(&ledger)?;
             gone.prune(&ledger);
+            ledger.forget_loads(|model, origin| gone.has(model, origin));
             ledger.settle();
             ledger.shrink();
             let usage = ledger.usage();
@@ -306,17 +308,6 @@ impl DiskCache {
             });
         }
         Some(CachedArtefact::new(held))
-    }
-
-    /// The version of a model that was fetched last, or that the store came back to, and is
-    /// whole on disk: for answering while the store is down.
-    pub fn latest(&self, model: &ModelId) -> Option<ArtefactId> {
-        self.inner.ledger.latest(model).map(|held| held.manifest.artefact.id.clone())
-    }
-
-    /// The same as the store had it.
-    pub fn latest_artefact(&self, model: &ModelId) -> Option<Artefact> {
-        self.inner.ledger.latest(model).map(|held| held.manifest.artefact.clone())
     }
 
     /// Removes a version and what an abandoned fetch of it left. It is not handed out

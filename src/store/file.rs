@@ -51,6 +51,10 @@ impl ArtifactStore for FileStore {
         &self.root.name
     }
 
+    fn identity(&self) -> String {
+        format!("{}/", self.root.name.trim_end_matches('/'))
+    }
+
     fn now(&self) -> SystemTime {
         SystemTime::now()
     }

@@ -12,7 +12,9 @@
 //! 4. A range that was recorded as on disk is not fetched again.
 //! 5. Bytes that versions have in common are on the disk once only after they were compared, and
 //!    stay there while a version needs them.
-//! 6. No async function of this crate blocks: file work runs on blocking threads.
+//! 6. A version on disk is of the store that named it last: in place of another store's answer none is; nor
+//!    has a store deleted what only another one had.
+//! 7. No async function of this crate blocks: file work runs on blocking threads.
 
 mod artefact;
 mod catalog;
@@ -29,7 +31,7 @@ pub mod testing;
 mod uri;
 mod write;
 
-pub use artefact::{ArchiveKind, Artefact, RemoteFile};
+pub use artefact::{ArchiveKind, Artefact, Origin, RemoteFile};
 pub use catalog::{
     Catalog, CatalogConfig, Freshness, PassedOver, Pick, Target, TargetForm, TargetPage,
 };

@@ -88,6 +88,10 @@ pub trait ArtifactStore: Send + Sync + 'static {
     /// What messages call it, like `s3://bucket/prefix/`.
     fn name(&self) -> &str;
 
+    /// What tells it from every other store, over restarts: address, scheme, bucket or folder, prefix. Ends
+    /// in `/`, so that a key behind it names one object. Never has credentials in it.
+    fn identity(&self) -> String;
+
     /// The time as the store tells it, by its latest answer: what `modified` compares to.
     fn now(&self) -> SystemTime;
 

@@ -36,6 +36,8 @@ const HEADS: usize = 16;
 pub struct S3Store {
     client: Client,
     name: String,
+    /// Where it is spoken to, where that is not AWS: without user and password.
+    address: Option<String>,
     bucket: String,
     prefix: String,
     region: String,
@@ -133,6 +135,11 @@ impl S3Store {
 impl ArtifactStore for S3Store {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn identity(&self) -> String {
+        let name = self.name.trim_end_matches('/');
+        self.address.as_ref().map_or_else(|| format!("{name}/"), |at| format!("{at} {name}/"))
     }
 
     fn now(&self) -> SystemTime {

@@ -52,6 +52,7 @@ def main():
     assert "--features" not in texts["Dockerfile"]
     cuda = texts["Dockerfile.cuda"]
     assert "--features cuda" in cuda
+    assert "ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility\n" in cuda, "NVML comes with `utility`"
     # Libraries of one version where it is built and where it runs.
     bases = re.findall(r"^FROM nvidia/cuda:([\d.]+)-(\w+)-(\w+)", cuda, re.M)
     assert [it[1] for it in bases] == ["devel", "runtime"], bases

@@ -27,6 +27,19 @@ text = client.completions.create(model=model, prompt="again").choices[0].text
 assert text.split("|")[2] == "again", text
 assert client.embeddings.create(model=model, input="x", encoding_format="float").data[0].embedding
 
+response = client.responses.create(model=model, input="hello")
+assert response.output_text == whole.choices[0].message.content, response
+assert response.usage.output_tokens == 4, response
+told = list(client.responses.create(model=model, input="hello", stream=True))
+pieces = [event.delta for event in told if event.type == "response.output_text.delta"]
+assert "".join(pieces) == response.output_text and len(pieces) > 3, told
+assert told[-1].type == "response.completed" and told[-1].response.usage.total_tokens == 7, told[-1]
+try:
+    client.responses.create(model=model, input="hello", previous_response_id="resp_1")
+    raise SystemExit("what an engine has stored is nobody's here")
+except openai.BadRequestError as error:
+    assert error.param == "previous_response_id", error
+
 try:
     client.chat.completions.create(
         model=model, messages=[{"role": "user", "content": "status 422"}]
@@ -34,4 +47,10 @@ try:
     raise SystemExit("an error of the engine's must be one of the client's")
 except openai.UnprocessableEntityError as error:
     assert "as you wish" in str(error), error
+try:
+    for event in client.responses.create(model=model, input="die later", stream=True):
+        pass
+    raise SystemExit("a stream that broke off must not look whole")
+except openai.APIError as error:
+    assert "gone" in str(error) or "broke" in str(error), error
 print("engine answers")

@@ -131,6 +131,31 @@ def main():
     same = [abs(a - b) < 1e-3 for a, b in zip(short[:-1], long)]
     assert len(short) > 3 and all(same), (short, long)
 
+    # vLLM's own way to ask that, with ranks. The beginning was computed before, and is told all the same.
+    text = "Our shop opens at nine. Can I return a lamp?"
+    extra = {"prompt_logprobs": 3, "return_token_ids": True}
+    for _ in range(2):
+        asked = client.completions.create(model=model, prompt=text, max_tokens=2, temperature=0, extra_body=extra)
+        [choice] = asked.choices
+        ids, told = choice.prompt_token_ids, choice.prompt_logprobs
+        assert choice.logprobs is None and not choice.text.startswith(text), choice
+        assert (len(ids), len(choice.token_ids)) == (asked.usage.prompt_tokens, asked.usage.completion_tokens), asked
+        own = [given[str(id)] for id, given in zip(ids[1:], told[1:])]
+        assert told[0] is None and len(own) == len(long), told
+        assert all(abs(one["logprob"] - value) < 1e-3 for one, value in zip(own, long)), (own, long)
+        assert "".join(one["decoded_token"] for one in own) == text[len(text) - sum(len(o["decoded_token"]) for o in own):]
+        for given, one in zip(told[1:], own):
+            ranks = sorted(other["rank"] for other in given.values())
+            assert ranks == ([1, 2, 3] if one["rank"] <= 3 else [1, 2, 3, one["rank"]]), given
+            assert sorted(given.values(), key=lambda it: it["rank"]) == sorted(given.values(), key=lambda it: -it["logprob"])
+    chat = ask(max_tokens=2, extra_body=extra)
+    assert len(chat.prompt_logprobs) == len(chat.prompt_token_ids) == chat.usage.prompt_tokens, chat
+    assert len(chat.choices[0].token_ids) == chat.usage.completion_tokens, chat
+    pieces = list(ask(max_tokens=4, stream=True, extra_body={"return_token_ids": True}))
+    assert pieces[0].prompt_token_ids == chat.prompt_token_ids, pieces[0]
+    streamed = [id for chunk in pieces for choice in chunk.choices for id in getattr(choice, "token_ids", None) or []]
+    assert 0 < len(streamed) <= 4, pieces
+
     prompt = "A prompt that is long enough to fill some blocks of keys and values. " * 4
     first = client.completions.create(model=model, prompt=prompt, max_tokens=2, n=3, temperature=1)
     again = client.completions.create(model=model, prompt=prompt, max_tokens=2, n=3, temperature=1)

@@ -40,6 +40,7 @@ mod runtime;
 mod sharing;
 mod streaming;
 mod tasks;
+mod templates;
 mod tenants;
 mod unread;
 mod updates;

@@ -39,7 +39,7 @@ async fn serves_on(mut command: Command, to: impl Into<Stdio>, reader: Option<Pi
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert!(answer.body.contains(&signature(name, 6)), "{}", answer.body);
     }
-    for log in ["log=\"log\"", "log=\"access-log\""] {
+    for log in ["log=\"server\"", "log=\"access\""] {
         until("lost lines are counted", || async { server.metric_with(LOST, log).await > 0.0 })
             .await;
     }

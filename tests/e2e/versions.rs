@@ -271,14 +271,17 @@ async fn a_refresh_that_leaves_half_an_upload_fails_and_says_what_is_missing_loa
 async fn where_a_version_is_refused_the_one_before_answers_though_the_model_left_its_device() {
     let site = site("update = \"auto\"");
     upload(&site, 1);
-    let server = site.start().await;
+    let mut server = site.start().await;
     let first = served(&server, 1).await;
     site.put("m", &broken(2));
     settled(&server, &first).await;
     assert_ne!(server.admin_post("refresh", "default", "m").await.status, 200);
     assert_eq!(served(&server, 1).await, first);
     assert_eq!(server.admin_post("unload", "default", "m").await.status, 200);
-    // Not before the pause after the failure is over.
+    assert_eq!(served(&server, 1).await, first);
+    server.kill();
+    let server = site.start().await;
+    // After a restart the newest is tried once.
     until("the version before answers", || async {
         let answer = ask(&server).await;
         assert!([200, 424].contains(&answer.status), "{}", answer.body);

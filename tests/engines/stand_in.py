@@ -102,6 +102,8 @@ class Engine(BaseHTTPRequestHandler):
             return self.generate(body, body["messages"][-1]["content"], True)
         if path == "/v1/completions":
             return self.generate(body, body["prompt"], False)
+        if path == "/v1/responses":
+            return self.respond(body)
         if path == "/tokenize":
             said = {"count": len(body["prompt"]), "max_model_len": 100,
                     "tokens": [ord(each) for each in body["prompt"]], "token_strs": None}
@@ -144,18 +146,27 @@ class Engine(BaseHTTPRequestHandler):
             return self.answer(200, f"Success: LoRA adapter '{name}' added successfully.")
         return self.answer(200, json.dumps(said))
 
-    def generate(self, body, prompt, is_chat):
-        model = body["model"]
+    def refuse(self, model, prompt):
         known = [options.served_model_name, *adapters]
         known += [f"{options.served_model_name}:{name}" for name in adapters]
         if model not in known:
             raise Refused(404, f"The model `{model}` does not exist.")
         if prompt == "die":
             os._exit(9)
-        if prompt == "salt":
-            prompt = str(body.get("cache_salt"))
         if prompt.startswith("status "):
             raise Refused(int(prompt.split()[1]), "as you wish")
+
+    def begin_stream(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream; charset=utf-8")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+
+    def generate(self, body, prompt, is_chat):
+        model = body["model"]
+        self.refuse(model, prompt)
+        if prompt == "salt":
+            prompt = str(body.get("cache_salt"))
         text = f"{WEIGHTS}|{model}|{prompt}|{os.getpid()}"
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         said = {"id": "x", "created": int(time.time()), "model": model, "usage": usage}
@@ -164,10 +175,7 @@ class Engine(BaseHTTPRequestHandler):
             part = {"message": {"role": "assistant", "content": text}} if is_chat else {"text": text}
             said["choices"] = [{"index": 0, "finish_reason": "stop", **part}]
             return self.answer(200, json.dumps(said))
-        self.send_response(200)
-        self.send_header("content-type", "text/event-stream; charset=utf-8")
-        self.send_header("transfer-encoding", "chunked")
-        self.end_headers()
+        self.begin_stream()
         said["object"] = "chat.completion.chunk" if is_chat else "text_completion"
         said.pop("usage")
         for at, piece in enumerate(text.split("|")):
@@ -182,6 +190,36 @@ class Engine(BaseHTTPRequestHandler):
             self.event({**said, "choices": [], "usage": usage})
         self.chunk(b"data: [DONE]\n\n")
         self.chunk(b"")
+
+    def respond(self, body):
+        """The Responses API: an item of text, whole or as events with names."""
+        prompt = body["input"]
+        self.refuse(body["model"], prompt)
+        text = f"{WEIGHTS}|{body['model']}|{prompt}|{os.getpid()}"
+        part = {"type": "output_text", "text": text, "annotations": []}
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": [part]}
+        usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+        usage |= {"input_tokens_details": {"cached_tokens": 0}, "output_tokens_details": {"reasoning_tokens": 0}}
+        said = {"id": "resp_1", "object": "response", "created_at": int(time.time()), "model": body["model"]}
+        said |= {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True}
+        done = {**said, "status": "completed", "output": [item], "usage": usage}
+        if not body.get("stream"):
+            return self.answer(200, json.dumps(done))
+        self.begin_stream()
+        self.named({"type": "response.created", "response": {**said, "status": "in_progress", "output": []}}, 0)
+        for at, piece in enumerate(text.split("|")):
+            piece = piece if at == 0 else "|" + piece
+            where = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
+            self.named({"type": "response.output_text.delta", "delta": piece, **where}, at + 1)
+            if prompt == "die later" and at == 1:
+                os._exit(9)
+        self.named({"type": "response.completed", "response": done}, 5)
+        self.chunk(b"")
+
+    def named(self, event, number):
+        event["sequence_number"] = number
+        data = json.dumps(event)
+        self.chunk(f"event: {event['type']}\ndata: {data}\n\n".encode())
 
     def event(self, said):
         self.chunk(b"data: " + json.dumps(said).encode() + b"\n\n")

@@ -12,7 +12,7 @@ use roundhouse_models::{
     Asked, Files, LoadSettings, gguf_bytes, gguf_text, header_bytes, inspect, property_pairs,
     wanted, wanted_gguf,
 };
-use roundhouse_serving::{Opening, TextCodec};
+use roundhouse_serving::{InProcess, Opening, TextCodec};
 use roundhouse_store::skim;
 use serde_json::{Map, json};
 use tempfile::TempDir;
@@ -175,7 +175,8 @@ pub(crate) fn chat_templates() -> Target {
             Ok(codec) => codec,
             Err(error) => return told(&error),
         };
-        match codec.render_chat(&messages, Some(&tools), &Map::new(), Opening::Answer) {
+        let (kwargs, render) = (Map::new(), InProcess::default().render());
+        match codec.render_chat(&messages, Some(&tools), (&kwargs, Opening::Answer), render) {
             Ok(text) => text.chars().take(64).collect(),
             Err(error) => told(&error),
         }

@@ -15,7 +15,7 @@ use roundhouse_gateway::{
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, Finish, Finished, GenerationReply, HandledBody, HandledReply, Invocation,
-    Origin, Piece, Reply, Route, Served, TokenInfo, TokenPlace,
+    Origin, Piece, Reply, Route, Served, Taken, TokenInfo, TokenPlace,
 };
 use roundhouse_store::{ArchiveKind, StoreUri};
 use roundhouse_tenancy::{
@@ -187,6 +187,7 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
             id: 10,
             text: "Hello é".into(),
             logprob: Some(-0.5),
+            rank: Some(1),
             special: false,
             place: TokenPlace::Text,
             top: vec![(10, "Hello".to_owned(), -0.5)],
@@ -200,7 +201,9 @@ fn says(invocation: &Invocation) -> Result<Answer, Failure> {
     };
     let choices = choices.max(1);
     let pieces = Box::pin(stream::iter((0..choices).map(one).map(Ok)));
-    let reply = GenerationReply { prompt_tokens: vec![3; choices], pieces, seed: 42 };
+    let (prompt_tokens, prompts) = (vec![3; choices], Vec::new());
+    let taken = Taken::default();
+    let reply = GenerationReply { prompt_tokens, prompts, pieces, seed: 42, taken };
     Ok(Answer { reply: Reply::Generation(reply), served: served() })
 }
 

@@ -15,6 +15,7 @@ from reference_families import write_family_cases
 from reference_gguf import write_gguf_cases
 from reference_heads import write_head_cases
 from reference_llama import write_llama_cases
+from reference_mxfp4 import write_mxfp4_case
 from reference_tasks import write_task_cases
 from reference_text import write_text_case
 from reference_vocabulary import write_vocabulary_cases
@@ -29,6 +30,7 @@ def main() -> None:
     models = REPOSITORY / "src/models/tests/references"
     write_llama_cases(models)
     write_family_cases(models)
+    write_mxfp4_case(models)
     write_gguf_cases(models)
     write_bert_cases(models)
     write_encoder_cases(models)

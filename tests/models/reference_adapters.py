@@ -82,6 +82,15 @@ CASES = {
     "mixtral-attention": dict(
         base="mixtral", seed=321, config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
     ),
+    "mixtral-all": dict(base="mixtral", seed=322, config=dict(r=3, lora_alpha=6, target_modules="all-linear")),
+    "qwen2-moe-all": dict(
+        base="qwen2-moe-shared", seed=323, config=dict(r=2, lora_alpha=4, target_modules="all-linear"),
+    ),
+    "qwen3-moe-experts": dict(
+        base="qwen3-moe-dense-layer", seed=324,
+        config=dict(r=2, lora_alpha=4, use_rslora=True, target_modules=["gate_proj", "up_proj", "down_proj", "q_proj"]),
+    ),
+    "olmoe-all": dict(base="olmoe-limits", seed=325, config=dict(r=2, lora_alpha=4, target_modules="all-linear")),
     "opt-biases": dict(
         base="opt", seed=341,
         config=dict(r=4, lora_alpha=8, target_modules=["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], bias="all"),

@@ -18,12 +18,25 @@ FALCON = dict(
     vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, ffn_hidden_size=56, alibi=False,
     new_decoder_architecture=False,
 )
+GPT_OSS = dict(
+    GROUPED, hidden_size=64, intermediate_size=96, num_hidden_layers=3, head_dim=16, num_local_experts=5,
+    num_experts_per_tok=2, sliding_window=8, rope_theta=10000.0, pad_token_id=None,
+    rope_scaling=dict(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=32, beta_fast=8.0, beta_slow=1.0, truncate=False,
+    ),
+)
+OSS_LARGER = {"router.weight": 4.0, "gate_up_proj": 1.5, "down_proj": 0.02}
+GRANITE_MOE = dict(
+    GROUPED, intermediate_size=24, num_local_experts=5, num_experts_per_tok=2, embedding_multiplier=3.0,
+    attention_multiplier=0.5, residual_multiplier=0.6, logits_scaling=2.5,
+)
 SHORT = [1.0, 1.1, 1.25, 1.5, 1.75, 2.0]
 LONG = [1.0, 1.4, 2.0, 3.5, 5.0, 8.0]
 
 # Every case: the classes by their prefix, how the configuration differs, and, where it is not
 # what the configuration says, the context that is served and the lengths of the prompts.
-# Windows are shorter than most prompts; caps are low enough to bend.
+# Windows are shorter than most prompts; caps are low enough to bend. `larger` multiplies parameters by
+# the end of their names.
 CASES = {
     "llama-rope-linear": dict(
         seed=201, family="Llama", config=dict(GROUPED, rope_scaling=dict(rope_type="linear", factor=4.0)),
@@ -185,6 +198,12 @@ CASES = {
             attention_bias=True, mlp_bias=True,
         ),
     ),
+    "granite-moe": dict(seed=442, family="GraniteMoe", config=dict(GRANITE_MOE, tie_word_embeddings=True)),
+    "granite-moe-shared": dict(
+        seed=444, family="GraniteMoeShared", config=dict(GRANITE_MOE, shared_intermediate_size=40, attention_bias=True),
+    ),
+    # Gates so large that many of them are cut off, routers that are sure, or rounding would choose other experts.
+    "gpt-oss": dict(seed=527, family="GptOss", dtype=torch.bfloat16, larger=OSS_LARGER, config=GPT_OSS),
     "starcoder2-window": dict(seed=451, family="Starcoder2", config=dict(GROUPED, sliding_window=8)),
     "cohere": dict(seed=461, family="Cohere", config=dict(GROUPED, logit_scale=0.4, pad_token_id=None)),
     "cohere2-windows": dict(
@@ -235,7 +254,13 @@ def write_case(folder: Path, name: str, case: dict) -> None:
     config = config_class(bos_token_id=1, eos_token_id=2, attn_implementation="eager", **told)
     model = model_class(config).eval()
     randomise(model, case["seed"], spread=0.2)
-    model.config.dtype = torch.float32
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            larger = [by for end, by in case.get("larger", {}).items() if name.endswith(end)]
+            parameter.mul_(larger[0] if larger else 1.0)
+    dtype = case.get("dtype", torch.float32)
+    model = model.to(dtype)
+    model.config.dtype = dtype
     model.save_pretrained(folder)
     # The reference is what the stored weights mean, computed in f32.
     model = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()

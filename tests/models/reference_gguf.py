@@ -49,6 +49,7 @@ CASES = {
     "gguf-q4_k_m": (WIDE, llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, gguf.GGMLQuantizationType.F32),
     "gguf-q5_k_m": (WIDE, llama_cpp.LLAMA_FTYPE_MOSTLY_Q5_K_M, gguf.GGMLQuantizationType.F32),
     "gguf-q6_k": (WIDE, llama_cpp.LLAMA_FTYPE_MOSTLY_Q6_K, gguf.GGMLQuantizationType.F32),
+    "gguf-mxfp4": (NARROW, None, gguf.GGMLQuantizationType.MXFP4),
 }
 
 

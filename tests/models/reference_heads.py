@@ -71,6 +71,26 @@ ADAPTERS = {
     ),
 }
 
+# The same on bases that generate text: what people fine-tune for labels.
+ON_GENERATORS = {
+    "llama-labels": dict(
+        base="llama-mha", seed=371, model="LlamaForSequenceClassification", labels=5,
+        config=dict(r=4, lora_alpha=8, target_modules="all-linear"),
+    ),
+    "qwen2-labels": dict(
+        base="qwen2-biases", seed=372, model="Qwen2ForSequenceClassification", labels=2,
+        config=dict(r=2, lora_alpha=4, use_dora=True, target_modules=["q_proj", "v_proj", "down_proj"]),
+    ),
+    "gemma2-reward": dict(
+        base="gemma2-caps-windows", seed=373, model="Gemma2ForSequenceClassification", labels=1,
+        config=dict(r=3, lora_alpha=6, target_modules=["q_proj", "o_proj", "gate_proj"]),
+    ),
+    "gpt2-labels": dict(
+        base="gpt2", seed=374, model="GPT2ForSequenceClassification", labels=3,
+        config=dict(r=4, lora_alpha=8, target_modules=["c_attn", "c_fc"], fan_in_fan_out=True, bias="all"),
+    ),
+}
+
 
 def write_head_cases(root: Path) -> None:
     for folder, case in CLASSIFIERS.items():
@@ -79,6 +99,8 @@ def write_head_cases(root: Path) -> None:
     write_both_ways(fresh_folder(root / "encoder-gemma3-both-ways"))
     for folder, case in ADAPTERS.items():
         write_own_head(fresh_folder(root.parent / "encoder-heads" / folder), root / case["base"], case)
+    for folder, case in ON_GENERATORS.items():
+        write_on_generator(fresh_folder(root.parent / "decoder-heads" / folder), root / case["base"], case)
 
 
 def write_classifier(folder: Path, name: str, case: dict) -> None:
@@ -155,7 +177,21 @@ def write_both_ways(folder: Path) -> None:
     write_json(folder / "expected.json", dict(case="encoder-gemma3-both-ways", seed=355, heads=[head]))
 
 
-def write_own_head(folder: Path, base: Path, case: dict) -> None:
+def write_on_generator(folder: Path, base: Path, case: dict) -> None:
+    adapted = with_own_head(base, case | dict(config=case["config"] | dict(task_type="SEQ_CLS")))
+    adapted.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    generator = torch.Generator().manual_seed(case["seed"])
+    inputs = []
+    for length in (1, 6, 30):
+        ids = torch.randint(0, adapted.config.vocab_size, (1, length), generator=generator)
+        with torch.inference_mode():
+            scores = adapted(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+        inputs.append(dict(ids=ids[0].tolist(), logits=rounded(scores)))
+    write_json(folder / "expected.json", dict(base=case["base"], labels=case["labels"], inputs=inputs))
+
+
+def with_own_head(base: Path, case: dict):
     config = transformers.AutoConfig.from_pretrained(base, attn_implementation="eager", num_labels=case["labels"])
     tensors = load_file(base / "model.safetensors")
     brought = ("classifier.weight", "classifier.bias", "classifier.dense", "classifier.out_proj", "score.weight")
@@ -163,10 +199,15 @@ def write_own_head(folder: Path, base: Path, case: dict) -> None:
     model = getattr(transformers, case["model"])(config).eval()
     missing, _ = model.load_state_dict(tensors, strict=False)
     assert all(name.startswith(brought) for name in missing), missing
-    head = next(head for head, end in ENDS.items() if case["model"].endswith(end))
     adapted = get_peft_model(model, LoraConfig(**case["config"])).eval()
     reference_adapters.randomise(adapted, case["seed"], torch.float32)
     adapted.peft_config["default"].base_model_name_or_path = case["base"]
+    return adapted
+
+
+def write_own_head(folder: Path, base: Path, case: dict) -> None:
+    head = next(head for head, end in ENDS.items() if case["model"].endswith(end))
+    adapted = with_own_head(base, case)
     adapted.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     results = [expected(head, adapted, item) for item in inputs(case["base"])]

@@ -111,3 +111,27 @@ pub fn headed_adapter(base: &str, labels: usize, own: usize, names: Option<&str>
     }
     files
 }
+
+/// An adapter of [`decoder`](crate::models::decoder) that names two labels of a text, `name`-0 and
+/// `name`-1: of `turned` ones what each answers is what the other does without.
+pub fn labelling_adapter(base: &str, name: &str, turned: bool) -> Vec<File> {
+    const HIDDEN: usize = 512;
+    let mut weights = Weights::new(7);
+    let query = "base_model.model.model.layers.0.self_attn.q_proj";
+    weights.noise(&format!("{query}.lora_A.weight"), &[1, HIDDEN]);
+    weights.noise(&format!("{query}.lora_B.weight"), &[HIDDEN, 1]);
+    let sign = if turned { -1.0 } else { 1.0 };
+    let row = |sign: f32| (0..HIDDEN).map(move |at| sign * ((at * 37 % 101) as f32 / 101.0 - 0.5));
+    let rows: Vec<f32> = row(sign).chain(row(-sign)).collect();
+    weights.values("base_model.model.score.weight", &[2, HIDDEN], &rows);
+    let mut settings = config(base, &["q_proj"]);
+    settings["lora_bias"] = json!(false);
+    settings["task_type"] = json!("SEQ_CLS");
+    settings["modules_to_save"] = json!(["classifier", "score"]);
+    let labels = json!({"0": format!("{name}-0"), "1": format!("{name}-1")});
+    vec![
+        ("adapter_config.json".into(), pretty(&settings)),
+        ("adapter_model.safetensors".into(), weights.finish()),
+        ("config.json".into(), pretty(&json!({"id2label": labels}))),
+    ]
+}

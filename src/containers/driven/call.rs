@@ -17,6 +17,8 @@ pub enum Route {
     Completions,
     /// `/v1/embeddings`.
     Embeddings,
+    /// `/v1/responses`.
+    Responses,
     /// `/tokenize`.
     Tokenize,
     /// `/detokenize`.
@@ -33,7 +35,11 @@ impl Route {
             Self::Tokenize => Some("/tokenize"),
             Self::Detokenize => Some("/detokenize"),
             Self::Decode => Some("/decode"),
-            Self::Invocations | Self::Chat | Self::Completions | Self::Embeddings => None,
+            Self::Invocations
+            | Self::Chat
+            | Self::Completions
+            | Self::Embeddings
+            | Self::Responses => None,
         }
     }
 }

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use super::adapters::Seat;
 use super::call::{Answer, Call, CallError, Route};
 use super::memory;
-use super::rewrite::{Rewritten, Salts, To, rewrite, takes};
+use super::rewrite::{Rewritten, Salts, To, Unfit, rewrite, unfit};
 use super::spec::{AdapterRoutes, EngineSpec, Fill, UnknownPlaceholder};
 use crate::{
     Backend, BackendConfig, BaseUrl, Command, Condition, Error, HealthConfig, Outgoing, Running,
@@ -171,10 +171,8 @@ impl Engine {
     /// `NotBegun` where the process is gone and has not heard of it; `InvalidInput` where the engine
     /// takes no such body, and how the process ended or what was wrong with its answer.
     pub(super) async fn call(&self, name: &str, call: Call) -> Result<Answer, CallError> {
-        let to = self.rewritten(name, &call).await.map_err(CallError::Failed)?;
-        let Some(Rewritten { path, body }) = to else {
-            return Err(CallError::Failed(no_such_body()));
-        };
+        let to = self.rewritten(name, &call).await;
+        let Rewritten { path, body } = to.map_err(CallError::Failed)?;
         let mut request = post(&path, body);
         let headers = request.headers_mut();
         for (name, text) in [
@@ -211,10 +209,10 @@ impl Engine {
     }
 
     /// Where a request goes and what is sent; a large one is read on a blocking thread.
-    async fn rewritten(&self, name: &str, call: &Call) -> Result<Option<Rewritten>, Failure> {
+    async fn rewritten(&self, name: &str, call: &Call) -> Result<Rewritten, Failure> {
         if call.body.len() <= INLINE_MAX {
             let salted = self.spec.salted(&self.salts, call.prefixes_of.as_ref());
-            return Ok(rewrite(&self.spec.to(call.route, name), salted, &call.body));
+            return rewrite(&self.spec.to(call.route, name), salted, &call.body).map_err(refused);
         }
         let (spec, salts) = (Arc::clone(&self.spec), Arc::clone(&self.salts));
         let (name, route) = (name.to_owned(), call.route);
@@ -224,7 +222,9 @@ impl Engine {
             rewrite(&spec.to(route, &name), salted, &body)
         };
         let read = tokio::task::spawn_blocking(work).await;
-        read.map_err(|error| Failure::new(ErrorKind::Internal, format!("a body: {error}")))
+        let read =
+            read.map_err(|error| Failure::new(ErrorKind::Internal, format!("a body: {error}")));
+        read?.map_err(refused)
     }
 
     /// Why its process ended, where it does so about now.
@@ -290,8 +290,8 @@ impl EngineSpec {
     /// ([`Call::prefixes_of`]).
     pub fn refusal(&self, route: Route, keeps_apart: bool, body: &Bytes) -> Option<Failure> {
         let is_salted = keeps_apart && self.cache_salt;
-        let is_refused = body.len() <= INLINE_MAX && !takes(&self.to(route, ""), is_salted, body);
-        is_refused.then(no_such_body)
+        let is_seen = body.len() <= INLINE_MAX;
+        is_seen.then(|| unfit(&self.to(route, ""), is_salted, body)).flatten().map(refused)
     }
 
     /// How a body of a route is rewritten for it.
@@ -310,9 +310,16 @@ impl EngineSpec {
     }
 }
 
-fn no_such_body() -> Failure {
-    let what =
-        "the engine that serves this target takes JSON objects with messages, prompt or input";
+fn refused(unfit: Unfit) -> Failure {
+    let what = match unfit {
+        Unfit::NoPath => {
+            "the engine that serves this target takes JSON objects with messages, prompt or input"
+                .into()
+        }
+        Unfit::Field(field) => {
+            format!("{field} is not supported: no response is stored or goes on alone")
+        }
+    };
     Failure::new(ErrorKind::InvalidInput, what)
 }
 

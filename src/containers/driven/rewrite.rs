@@ -14,10 +14,17 @@ use super::spec::AdapterRoutes;
 const CHAT: &str = "/v1/chat/completions";
 const COMPLETIONS: &str = "/v1/completions";
 const EMBEDDINGS: &str = "/v1/embeddings";
+const RESPONSES: &str = "/v1/responses";
 /// SGLang's own route, whose bodies name an adapter by a field instead of the model.
 const GENERATE: &str = "/generate";
 /// By these SGLang finds an adapter where the model's name has none.
 const OF_SGLANG: [&str; 2] = ["lora_path", "lora_id"];
+/// Whether an engine keeps an answer: nobody would find it here, and others might.
+const STORE: &str = "store";
+/// What goes on with what an engine has stored, whoever asked for that.
+const OF_STORED: [&str; 3] = ["conversation", "previous_response_id", "prompt"];
+/// What goes on without its client.
+const BACKGROUND: &str = "background";
 /// By this vLLM keeps apart what it has computed of prompts that begin alike.
 const SALT: &str = "cache_salt";
 /// Last parts of the paths of routes that generate nothing.
@@ -66,25 +73,46 @@ pub(super) struct Rewritten {
     pub(super) body: Bytes,
 }
 
-/// Whether there is a path for a body, where it is salted or not.
-pub(super) fn takes(to: &To<'_>, is_salted: bool, body: &Bytes) -> bool {
-    aimed(to, is_salted, body).is_some()
+/// Why a body goes nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// There is no path for it.
+    NoPath,
+    /// Of this field nothing may be asked.
+    Field(&'static str),
+}
+
+/// Why a body goes nowhere, where it is salted or not.
+pub(super) fn unfit(to: &To<'_>, is_salted: bool, body: &Bytes) -> Option<Unfit> {
+    aimed(to, is_salted, body).err()
 }
 
 /// Finds out where a body goes and puts the engine's name for the model into it. Everything else of
 /// it stays as it was written, but for what would name another adapter, and the salt of what is to be
 /// generated for a tenant. A body that is no JSON object is for an `invocations` path alone, and goes
-/// there as it is, where nothing of it must be ours to say: engines read more as JSON than we do. `None`
-/// where there is none for it. `salted`: whose prompts these are, where they are kept apart from others'.
+/// there as it is, where nothing of it must be ours to say: engines read more as JSON than we do. No engine
+/// stores responses for us, nor is asked for stored ones. `salted`: whose prompts these are, where they
+/// are kept apart from others'.
 pub(super) fn rewrite(
     to: &To<'_>,
     salted: Option<(&Salts, &TenantName)>,
     body: &Bytes,
-) -> Option<Rewritten> {
+) -> Result<Rewritten, Unfit> {
     let (path, fields) = aimed(to, salted.is_some(), body)?;
-    let Some(mut fields) = fields else {
-        return Some(Rewritten { path: path.to_owned(), body: body.clone() });
+    let body = match fields {
+        Some(fields) => written(to, salted, path, fields).ok_or(Unfit::NoPath)?,
+        None => body.clone(),
     };
+    Ok(Rewritten { path: path.to_owned(), body })
+}
+
+/// The fields as they are sent; `None` where they cannot be written.
+fn written(
+    to: &To<'_>,
+    salted: Option<(&Salts, &TenantName)>,
+    path: &str,
+    mut fields: Fields,
+) -> Option<Bytes> {
     let To { adapters, name, .. } = *to;
     if adapters == Some(AdapterRoutes::Sglang) {
         fields.retain(|field, _| !OF_SGLANG.contains(&field.as_str()));
@@ -97,20 +125,53 @@ pub(super) fn rewrite(
         let salt = salts.salt(tenant, fields.get(SALT).map(|own| &**own));
         fields.insert(SALT.to_owned(), serde_json::value::to_raw_value(&salt).ok()?);
     }
+    if path == RESPONSES {
+        fields.insert(STORE.to_owned(), serde_json::value::to_raw_value(&false).ok()?);
+    }
     fields.insert("model".to_owned(), serde_json::value::to_raw_value(name).ok()?);
-    let body = Bytes::from(serde_json::to_vec(&fields).ok()?);
-    Some(Rewritten { path: path.to_owned(), body })
+    Some(Bytes::from(serde_json::to_vec(&fields).ok()?))
 }
 
 /// Where a body goes, with its fields; without where it goes there as it is.
-fn aimed<'a>(to: &To<'a>, is_salted: bool, body: &Bytes) -> Option<(&'a str, Option<Fields>)> {
-    let To { route, invocations, adapters, .. } = *to;
+fn aimed<'a>(
+    to: &To<'a>,
+    is_salted: bool,
+    body: &Bytes,
+) -> Result<(&'a str, Option<Fields>), Unfit> {
     let fields = serde_json::from_slice::<Fields>(body).ok();
-    let path = match (route, invocations, &fields) {
-        (Route::Tokenize | Route::Detokenize | Route::Decode, ..) => route.of_tokenizer()?,
+    let path = path(to, fields.as_ref()).ok_or(Unfit::NoPath)?;
+    let must_be_read = to.adapters.is_some()
+        || (is_salted && to.generates(path))
+        || to.route != Route::Invocations
+        || [CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES].contains(&path);
+    match &fields {
+        None if must_be_read => return Err(Unfit::NoPath),
+        Some(fields) if path == RESPONSES => {
+            if let Some(field) = of_stored(fields) {
+                return Err(Unfit::Field(field));
+            }
+        }
+        _ => {}
+    }
+    Ok((path, fields))
+}
+
+/// The first of a response's fields that asks for what is stored, or for work without an end.
+fn of_stored(fields: &Fields) -> Option<&'static str> {
+    let says = |name: &str, nothing: &[&str]| {
+        fields.get(name).is_some_and(|value| !nothing.contains(&value.get()))
+    };
+    let stored = OF_STORED.into_iter().find(|name| says(name, &["null"]));
+    stored.or_else(|| says(BACKGROUND, &["null", "false"]).then_some(BACKGROUND))
+}
+
+fn path<'a>(to: &To<'a>, fields: Option<&Fields>) -> Option<&'a str> {
+    Some(match (to.route, to.invocations, fields) {
+        (Route::Tokenize | Route::Detokenize | Route::Decode, ..) => to.route.of_tokenizer()?,
         (Route::Chat, ..) => CHAT,
         (Route::Completions, ..) => COMPLETIONS,
         (Route::Embeddings, ..) => EMBEDDINGS,
+        (Route::Responses, ..) => RESPONSES,
         (Route::Invocations, Some(path), _) => path,
         (Route::Invocations, None, Some(fields)) => {
             let has = |name: &str| fields.contains_key(name);
@@ -122,12 +183,7 @@ fn aimed<'a>(to: &To<'a>, is_salted: bool, body: &Bytes) -> Option<(&'a str, Opt
             }
         }
         (Route::Invocations, None, None) => return None,
-    };
-    let must_be_read = adapters.is_some()
-        || (is_salted && to.generates(path))
-        || route != Route::Invocations
-        || [CHAT, COMPLETIONS, EMBEDDINGS].contains(&path);
-    (fields.is_some() || !must_be_read).then_some((path, fields))
+    })
 }
 
 #[cfg(test)]
@@ -140,7 +196,7 @@ mod tests {
 
     fn rewritten(route: Route, invocations: Option<&str>, body: &str) -> Option<(String, String)> {
         let Rewritten { path, body } =
-            rewrite(&to(route, invocations, "m"), None, &Bytes::from(body.to_owned()))?;
+            rewrite(&to(route, invocations, "m"), None, &Bytes::from(body.to_owned())).ok()?;
         Some((path, String::from_utf8(body.to_vec()).unwrap()))
     }
 
@@ -152,6 +208,49 @@ mod tests {
         let want =
             r#"{"messages":[1.10, {"b": 1, "a": 2}],"model":"m","seed":18446744073709551616}"#;
         assert_eq!(sent, want);
+    }
+
+    #[test]
+    fn a_response_is_asked_for_at_its_own_route_and_embeddings_at_theirs() {
+        let response = r#"{"input":"a","model":"m","store":false}"#;
+        for (route, way, want) in [
+            (Route::Responses, RESPONSES, response),
+            (Route::Embeddings, EMBEDDINGS, r#"{"input":"a","model":"m"}"#),
+        ] {
+            let (path, sent) = rewritten(route, Some("/in"), r#"{"input": "a"}"#).unwrap();
+            assert_eq!((path.as_str(), sent.as_str()), (way, want));
+            assert_eq!(rewritten(route, Some("/in"), "[1]"), None);
+        }
+    }
+
+    #[test]
+    fn a_response_is_stored_by_nobody_nor_asked_for_after_wherever_it_was_sent() {
+        for (route, invocations) in
+            [(Route::Responses, None), (Route::Invocations, Some(RESPONSES))]
+        {
+            let to = to(route, invocations, "m");
+            let sent = |body: &str| {
+                let body = Bytes::from(body.to_owned());
+                assert_eq!(unfit(&to, false, &body), rewrite(&to, None, &body).err(), "{body:?}");
+                let sent = rewrite(&to, None, &body)?;
+                Ok(String::from_utf8(sent.body.to_vec()).unwrap())
+            };
+            for harmless in ["\"store\": true", "\"s\\u0074ore\": true", "\"store\": null"] {
+                let body = format!("{{\"input\": \"a\", {harmless}}}");
+                let want = r#"{"input":"a","model":"m","store":false}"#;
+                assert_eq!(sent(&body).as_deref(), Ok(want), "{harmless}");
+            }
+            for (body, field) in [
+                (r#"{"previous_response_id": "resp_1"}"#, "previous_response_id"),
+                (r#"{"\u0063onversation": {"id": "c"}}"#, "conversation"),
+                (r#"{"prompt": {"id": "p"}}"#, "prompt"),
+                (r#"{"background": true}"#, "background"),
+            ] {
+                assert_eq!(sent(body), Err(Unfit::Field(field)), "{body}");
+            }
+            assert!(sent(r#"{"prompt": null , "background": false }"#).is_ok());
+            assert_eq!(sent(r#"{"model": "theirs", "x": NaN}"#), Err(Unfit::NoPath));
+        }
     }
 
     #[test]
@@ -197,7 +296,7 @@ mod tests {
         let sent = |adapters, body: &'static str| {
             let body = Bytes::from_static(body.as_bytes());
             let sent = To { adapters, ..to(Route::Invocations, Some("/in"), "m:own") };
-            let sent = rewrite(&sent, None, &body)?;
+            let sent = rewrite(&sent, None, &body).ok()?;
             Some(String::from_utf8(sent.body.to_vec()).unwrap())
         };
         let (vllm, sglang) = (Some(AdapterRoutes::Vllm), Some(AdapterRoutes::Sglang));
@@ -212,7 +311,8 @@ mod tests {
             assert_eq!(sent(sglang, body), None, "{body}");
             assert_eq!(sent(None, body).as_deref(), Some(body));
             let body = Bytes::from_static(body.as_bytes());
-            assert_eq!(rewrite(&to(Route::Invocations, Some(CHAT), "m"), None, &body), None);
+            let to = to(Route::Invocations, Some(CHAT), "m");
+            assert_eq!(rewrite(&to, None, &body), Err(Unfit::NoPath));
         }
     }
 
@@ -222,8 +322,8 @@ mod tests {
         let to = to(way.0, Some(way.1), "m");
         let body = Bytes::from(body.to_owned());
         let sent = rewrite(&to, Some((salts, &tenant)), &body);
-        assert_eq!(takes(&to, true, &body), sent.is_some(), "{body:?}");
-        let sent = String::from_utf8(sent?.body.to_vec()).unwrap();
+        assert_eq!(unfit(&to, true, &body), sent.as_ref().err().copied(), "{body:?}");
+        let sent = String::from_utf8(sent.ok()?.body.to_vec()).unwrap();
         assert!(sent.matches(SALT).count() < 2, "{sent}");
         let sent: serde_json::Value = serde_json::from_str(&sent).unwrap();
         Some(sent[SALT].as_str().unwrap_or_default().to_owned())
@@ -259,10 +359,11 @@ mod tests {
     fn all_that_is_generated_is_salted_whatever_its_fields_are() {
         let salts = Salts::default();
         let salt = |route, path, body| salt(&salts, "acme", (route, path), body);
-        let asked = r#"{"input": "a", "messages": [], "prompt": "a"}"#;
+        let asked = r#"{"input": "a", "messages": []}"#;
         for (route, path, body, is_salted) in [
             (Route::Chat, "/in", asked, true),
             (Route::Completions, "/in", asked, true),
+            (Route::Responses, "/in", asked, true),
             (Route::Invocations, "/in", r#"{"text": "a"}"#, true),
             (Route::Invocations, "/v1/responses", r#"{"input": "a"}"#, true),
             (Route::Invocations, CHAT, "{}", true),
@@ -278,7 +379,8 @@ mod tests {
         // What is not read cannot be salted.
         assert_eq!(salt(Route::Invocations, "/in", r#"{"prompt": NaN}"#), None);
         let to = to(Route::Invocations, Some("/rerank"), "m");
-        assert!(takes(&to, true, &Bytes::from_static(b"a,b")));
-        assert!(!takes(&To { invocations: Some("/in"), ..to }, true, &Bytes::from_static(b"a,b")));
+        assert_eq!(unfit(&to, true, &Bytes::from_static(b"a,b")), None);
+        let to = To { invocations: Some("/in"), ..to };
+        assert_eq!(unfit(&to, true, &Bytes::from_static(b"a,b")), Some(Unfit::NoPath));
     }
 }

@@ -4,19 +4,19 @@ use std::any::Any;
 
 use super::{Engine, Work};
 use crate::error::Error;
-use crate::plan::{AdapterId, RunnerError, RunnerSpec};
+use crate::plan::{AdapterId, HeadSpec, RunnerError, RunnerSpec};
 
 impl Engine {
-    /// Takes an adapter in. Rows may name it from the next step on. Returns the numbers per vector
-    /// that it answers with.
+    /// Takes an adapter in. Rows may name it from the next step on. Returns the head that answers
+    /// them, where it has one of its own.
     pub(crate) fn attach(
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<usize, RunnerError> {
-        let width = self.runner.attach(id, weights)?.unwrap_or(self.spec.output_width);
-        self.attached.insert(id, width);
-        Ok(width)
+    ) -> Result<Option<HeadSpec>, RunnerError> {
+        let head = self.runner.attach(id, weights)?;
+        self.attached.insert(id, head);
+        Ok(head)
     }
 
     /// Ends what is computed with an adapter and gives its weights back, to be freed elsewhere.
@@ -38,9 +38,14 @@ impl Engine {
         adapter.is_none_or(|id| self.attached.contains_key(&id))
     }
 
+    /// The head that answers an adapter's rows, where it has one of its own.
+    pub(super) fn head(&self, adapter: AdapterId) -> Option<HeadSpec> {
+        self.attached.get(&adapter).copied().flatten()
+    }
+
     /// The model's shapes as what is computed with this adapter has them.
     pub(super) fn spec_with(&self, adapter: Option<AdapterId>) -> RunnerSpec {
-        let own = adapter.and_then(|id| self.attached.get(&id));
-        RunnerSpec { output_width: own.copied().unwrap_or(self.spec.output_width), ..self.spec }
+        let own = adapter.and_then(|id| self.head(id));
+        RunnerSpec { output_width: own.map_or(self.spec.output_width, |it| it.width), ..self.spec }
     }
 }

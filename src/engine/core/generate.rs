@@ -8,14 +8,14 @@ use roundhouse_types::Failure;
 use tokio::sync::mpsc;
 
 use super::RowOutcome;
+use super::client::{Asked, Client, Writing};
 use crate::account::{Account, Claim, DECODED};
 use crate::check::longest_sequence;
 use crate::constraint::Constraint;
-use crate::error::Error;
 use crate::metrics::{Ended, Meters};
 use crate::plan::{AdapterId, KvSpec, Row, RunnerSpec, StepPlan, Want};
 use crate::queue::Place;
-use crate::request::{FinishReason, GenerateSpec, PromptToken, TokenOut, TokenResult};
+use crate::request::{FinishReason, GenerateSpec, TokenOut, TokenResult};
 use crate::sampler::{Choice, Sampler};
 use crate::scheduler::{Adapter, Limits, PromptLimit, Scheduler, SequenceId, Turn};
 
@@ -45,30 +45,13 @@ impl GenerateJob {
 /// The sequences of a generative engine and their clients.
 ///
 /// Every sequence is in the scheduler and in `clients`, or in neither, and its channel gets
-/// exactly one ending: a token with a finish reason, or an error.
+/// exactly one ending: a token with a finish reason, a head's answer, or an error.
 pub(super) struct GenerateWork {
     pub(super) scheduler: Scheduler,
-    clients: HashMap<SequenceId, Client>,
+    pub(super) clients: HashMap<SequenceId, Client>,
     /// Whose the rows of the step under way are.
     owners: Vec<SequenceId>,
     longest: usize,
-}
-
-struct Client {
-    adapter: Option<AdapterId>,
-    tokens: mpsc::Sender<TokenResult>,
-    sampler: Sampler,
-    /// Length, prompt included, at which the sequence ends.
-    limit: usize,
-    place: Option<Place>,
-    /// Its prompt, while that is being scored, and what came of it.
-    scores: Option<(Vec<u32>, Vec<PromptToken>)>,
-    /// Whether it has been in a step.
-    begun: bool,
-    /// Prompt tokens that were not computed for it.
-    reused: usize,
-    submitted: Instant,
-    last_token: Option<Instant>,
 }
 
 impl GenerateWork {
@@ -83,22 +66,20 @@ impl GenerateWork {
     }
 
     pub(super) fn submit(&mut self, job: GenerateJob, account: Arc<Account>, meters: &Meters) {
-        let client = Client {
-            adapter: job.adapter.map(|adapter| adapter.id),
+        let writing = Box::new(Writing {
             tokens: job.tokens,
             sampler: Sampler::new(&job.spec, job.constraint),
             limit: job.spec.prompt.len().saturating_add(job.spec.max_tokens).min(self.longest),
-            place: job.place,
-            scores: job.spec.prompt_logprobs.then(|| (job.spec.prompt.clone(), Vec::new())),
-            begun: false,
-            reused: 0,
+            scores: job.spec.prompt_logprobs.map(|_| (job.spec.prompt.clone(), Vec::new())),
             submitted: job.submitted,
             last_token: None,
-        };
+        });
+        let place = job.place.map(Arc::new);
+        let client = Client::new(job.adapter, place, Asked::Tokens(writing));
         self.clients.insert(job.id, client);
         let turn = Turn::of(account, &job.claim);
         self.scheduler.submit_with(job.id, job.spec.prompt, job.adapter, turn);
-        if job.spec.prompt_logprobs {
+        if job.spec.prompt_logprobs.is_some() {
             self.scheduler.score(job.id);
         }
         meters.submitted.increment(1);
@@ -106,7 +87,7 @@ impl GenerateWork {
 
     pub(super) fn abort(&mut self, id: SequenceId, meters: &Meters) {
         if self.clients.contains_key(&id) {
-            self.remove(id, Ended::Aborted, meters);
+            drop(self.remove(id, Ended::Aborted, meters));
         }
     }
 
@@ -205,12 +186,15 @@ impl GenerateWork {
 
     /// Takes a row's vectors in: scores of the prompt, and what the next token is sampled from.
     fn answer(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
+        let client = self.clients.get_mut(&id).expect("every sequence has its client");
+        let Asked::Tokens(writing) = &mut client.asked else {
+            return self.answered(id, logits, meters);
+        };
         if row.want != Want::Each {
             return self.next_token(id, row, logits, meters);
         }
         let width = logits.len() / row.tokens.len();
-        let client = self.clients.get_mut(&id).expect("every sequence has its client");
-        if let Err(error) = client.score(row.position, logits, width) {
+        if let Err(error) = writing.score(row.position, logits, width) {
             return self.fail(id, error.into(), meters);
         }
         if self.scheduler.is_computed(id) {
@@ -221,8 +205,11 @@ impl GenerateWork {
     /// Samples the token after a row and sends it.
     fn next_token(&mut self, id: SequenceId, row: &Row, logits: &[f32], meters: &Meters) {
         let position = row.position + row.tokens.len();
-        let client = self.clients.get_mut(&id).expect("every sequence has its client");
-        let choice = match client.choose(logits, position, meters) {
+        let Some(Client { asked: Asked::Tokens(writing), reused, .. }) = self.clients.get_mut(&id)
+        else {
+            return;
+        };
+        let choice = match writing.choose(logits, position, meters) {
             Ok(choice) => choice,
             Err(error) => return self.fail(id, error.into(), meters),
         };
@@ -230,77 +217,43 @@ impl GenerateWork {
             Some(FinishReason::StopToken)
         } else if choice.complete {
             Some(FinishReason::Complete)
-        } else if position + 1 >= client.limit {
+        } else if position + 1 >= writing.limit {
             Some(FinishReason::Length)
         } else {
             None
         };
-        client.record_time(meters);
+        writing.record_time(meters);
         let Choice { id: token_id, logprob, top, .. } = choice;
-        let prompt = client.scores.take().map_or_else(Vec::new, |(_, scores)| scores);
-        let token = TokenOut { id: token_id, logprob, top, prompt, reused: client.reused, finish };
-        let client_gone = client.tokens.try_send(Ok(token)).is_err();
+        let prompt = writing.scores.take().map_or_else(Vec::new, |(_, scores)| scores);
+        let token = TokenOut { id: token_id, logprob, top, prompt, reused: *reused, finish };
+        let client_gone = writing.tokens.try_send(Ok(token)).is_err();
         match finish {
             Some(FinishReason::StopToken | FinishReason::Complete) => {
-                self.remove(id, Ended::Stop, meters)
+                drop(self.remove(id, Ended::Stop, meters));
             }
-            Some(FinishReason::Length) => self.remove(id, Ended::Length, meters),
-            None if client_gone => self.remove(id, Ended::Aborted, meters),
+            Some(FinishReason::Length) => drop(self.remove(id, Ended::Length, meters)),
+            None if client_gone => drop(self.remove(id, Ended::Aborted, meters)),
             None => self.scheduler.append(id, token_id),
         }
     }
 
-    fn fail(&mut self, id: SequenceId, failure: Failure, meters: &Meters) {
-        if let Some(client) = self.clients.get(&id) {
-            let _ = client.tokens.try_send(Err(failure));
+    pub(super) fn fail(&mut self, id: SequenceId, failure: Failure, meters: &Meters) {
+        if let Some(client) = self.remove(id, Ended::Failed, meters) {
+            client.refuse(failure);
         }
-        self.remove(id, Ended::Failed, meters);
     }
 
-    fn remove(&mut self, id: SequenceId, reason: Ended, meters: &Meters) {
+    /// Takes a sequence out; its client, who has not heard of it yet.
+    pub(super) fn remove(
+        &mut self,
+        id: SequenceId,
+        reason: Ended,
+        meters: &Meters,
+    ) -> Option<Client> {
         let before = self.scheduler.blocks();
         self.scheduler.remove(id);
-        self.clients.remove(&id);
         meters.blocks_freed.increment((before - self.scheduler.blocks()) as u64);
         meters.ended(reason, 1);
-    }
-}
-
-impl Client {
-    fn choose(
-        &mut self,
-        logits: &[f32],
-        position: usize,
-        meters: &Meters,
-    ) -> Result<Choice, Error> {
-        if !self.sampler.is_constrained() {
-            return self.sampler.sample(logits, position);
-        }
-        let began = Instant::now();
-        let choice = self.sampler.sample(logits, position);
-        meters.constrained.record(began.elapsed());
-        choice
-    }
-
-    /// Scores the tokens of the prompt that follow those from `position` on. What was scored before
-    /// a pre-emption is not scored again.
-    fn score(&mut self, position: usize, logits: &[f32], width: usize) -> Result<(), Error> {
-        let Some((prompt, scores)) = &mut self.scores else {
-            return Ok(());
-        };
-        for (next, logits) in (position + 1..prompt.len()).zip(logits.chunks_exact(width)) {
-            if next > scores.len() {
-                scores.push(self.sampler.score(logits, prompt[next], next)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn record_time(&mut self, meters: &Meters) {
-        let now = Instant::now();
-        match self.last_token.replace(now) {
-            None => meters.first_token.record(now - self.submitted),
-            Some(last) => meters.next_token.record(now - last),
-        }
+        self.clients.remove(&id)
     }
 }

@@ -16,6 +16,7 @@ mod adapters;
 mod constrained;
 mod elastic;
 mod faults;
+mod reads;
 mod turns;
 mod warm;
 
@@ -38,7 +39,8 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
-        prompt_logprobs: false,
+        prompt_logprobs: None,
+        prompt_ranks: false,
         logit_bias: Vec::new(),
     }
 }
@@ -201,16 +203,24 @@ fn a_sequence_ends_at_max_tokens_at_the_context_and_at_a_stop_token() {
 #[test]
 fn a_prompt_is_scored_token_by_token_in_chunks_of_what_the_step_has_vectors_for() {
     let prompt = [3, 1, 4, 1, 5, 9, 2, 6];
-    let scored = GenerateSpec { prompt_logprobs: true, top_logprobs: 2, ..greedy(&prompt, 2) };
+    let ranked = |prompt_ranks| GenerateSpec {
+        prompt_logprobs: Some(2),
+        prompt_ranks,
+        ..greedy(&prompt, 2)
+    };
     let mut bench = Bench::new(EchoRunner::new(generative(64)), 3);
     // What another left in the pool is not used: each of its tokens is asked for.
     let before = bench.generate(0, greedy(&prompt, 1));
     bench.finish();
     let steps = bench.steps;
-    let stream = bench.generate(1, scored);
+    let stream = bench.generate(1, ranked(true));
     bench.finish();
     assert_eq!(bench.steps - steps, 4, "three, three and two tokens, and a decode");
     let said = tokens(stream);
+    let plain = bench.generate(2, ranked(false));
+    bench.finish();
+    let plain = tokens(plain);
+    assert!(plain[0].prompt.iter().all(|token| token.rank.is_none()), "none asked for its rank");
     assert_eq!(said[0].id, tokens(before)[0].id);
     assert_eq!((said[0].prompt.len(), said[1].prompt.len()), (7, 0));
     for (index, token) in said[0].prompt.iter().enumerate() {
@@ -220,6 +230,14 @@ fn a_prompt_is_scored_token_by_token_in_chunks_of_what_the_step_has_vectors_for(
         assert!((token.logprob - expected).abs() < 1e-5, "{index}: {token:?} for {expected}");
         assert_eq!(token.top.len(), 2);
         assert!(token.top[0].1 >= token.logprob);
+        let own = logits[prompt[index + 1] as usize];
+        let before = logits.iter().filter(|logit| **logit > own).count();
+        assert_eq!(token.rank, Some(1 + before), "{index}");
+        assert_eq!(
+            (token.logprob, &token.top),
+            (plain[0].prompt[index].logprob, &plain[0].prompt[index].top)
+        );
+        assert_eq!(said[0].top.len(), 0, "the answer's alternatives are counted apart");
     }
 }
 
@@ -393,7 +411,8 @@ fn request() -> impl Strategy<Value = Request> {
                     stop_tokens,
                     sampling,
                     top_logprobs: 2,
-                    prompt_logprobs,
+                    prompt_logprobs: prompt_logprobs.then_some(1),
+                    prompt_ranks: prompt_logprobs,
                     logit_bias: Vec::new(),
                 },
                 length,

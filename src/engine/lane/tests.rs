@@ -45,7 +45,8 @@ fn greedy(prompt: &[u32], max_tokens: usize) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling: Sampling::GREEDY,
         top_logprobs: 0,
-        prompt_logprobs: false,
+        prompt_logprobs: None,
+        prompt_ranks: false,
         logit_bias: Vec::new(),
     }
 }

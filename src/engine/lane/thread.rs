@@ -170,6 +170,12 @@ impl LaneThread {
                     placed.engine.encode(job, account);
                 }
             }
+            Command::Read(id, job) => {
+                if let Some(placed) = self.engines.get_mut(&id) {
+                    let account = self.accounts.open(&job.claim);
+                    placed.engine.read(job, account);
+                }
+            }
             Command::Abort(id, sequence) => {
                 if let Some(placed) = self.engines.get_mut(&id) {
                     placed.engine.abort(sequence);
@@ -260,7 +266,7 @@ impl LaneThread {
             Failure::from(Error::NotAttached { name: placed.name.clone(), reason })
         });
         // Should the caller be gone, the registration comes back as a removal.
-        let _ = answer.send(attached.map(|width| (registration, width)));
+        let _ = answer.send(attached.map(|head| (registration, head)));
     }
 
     fn remove(&mut self, id: EngineId, gone: Option<oneshot::Sender<()>>) {

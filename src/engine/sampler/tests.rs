@@ -17,7 +17,8 @@ fn spec(sampling: Sampling) -> GenerateSpec {
         stop_tokens: Vec::new(),
         sampling,
         top_logprobs: 0,
-        prompt_logprobs: false,
+        prompt_logprobs: None,
+        prompt_ranks: false,
         logit_bias: Vec::new(),
     }
 }
@@ -281,6 +282,18 @@ fn a_constraint_that_leaves_nothing_but_the_end_ends_before_min_tokens() {
 }
 
 proptest! {
+    /// Few values, so that many tokens are equally likely; zeros of both signs.
+    #[test]
+    fn a_rank_is_the_place_among_all_candidates(
+        logits in prop::collection::vec(prop::sample::select(&[-1.5, -0.0, 0.0, 2.0, 3.5][..]), 1..40),
+    ) {
+        let mut all = candidates(&logits);
+        all.sort_unstable_by(likelier);
+        for (place, candidate) in (1..).zip(all) {
+            prop_assert_eq!(rank(&logits, candidate.id), place);
+        }
+    }
+
     #[test]
     fn a_mask_keeps_what_its_bits_say(width in 1..140_usize, bits in prop::collection::vec(any::<u32>(), 0..6)) {
         let mut scores = vec![1.0; width];

@@ -9,7 +9,7 @@ impl Scheduler {
     pub(crate) fn chunks_wanted(&self) -> usize {
         let kv = &self.limits.kv;
         // No sequence is longer than what the floor holds.
-        let soon = |s: &Sequence| (self.pool.needed(s.tokens.len() + 1) + 1).min(kv.floor_blocks());
+        let soon = |s: &Sequence| (self.pool.needed(s.length()) + 1).min(kv.floor_blocks());
         let growth = self.running.iter().map(|s| soon(s).saturating_sub(s.blocks.len()));
         let places = self.limits.running - self.running.len().min(self.limits.running);
         let coming = self.waiting.iter().take(places).map(soon);
@@ -36,7 +36,7 @@ impl Scheduler {
     /// keep the pool from going down to its floor. While nobody runs, somebody is let in all the same.
     pub(super) fn is_beyond_floor(&self, next: usize) -> bool {
         let sequence = &self.waiting[next];
-        let needed = self.pool.needed(sequence.tokens.len() + 1);
+        let needed = self.pool.needed(sequence.length());
         let missing = needed.saturating_sub(sequence.blocks.len());
         let floor = self.limits.kv.floor_blocks();
         self.is_tight && !self.running.is_empty() && self.pool.used() + missing > floor

@@ -26,7 +26,7 @@ impl Scheduler {
         };
         let needed = match lacks_place {
             true => 1,
-            false => self.pool.needed(next.tokens.len() + 1),
+            false => self.pool.needed(next.length()),
         };
         // Blocks that came free since then do as well.
         let is_missing = lacks_place || needed > self.pool.available();

@@ -8,6 +8,7 @@ use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral};
+use crate::openai::beside::{self, Beside};
 use crate::openai::logprobs::{Calls, chat_logprobs, listed};
 use crate::openai::tools::{self, Tools};
 use crate::openai::{
@@ -29,6 +30,7 @@ pub(crate) struct ChatAsk {
     usage: UsageTold,
     logprobs: bool,
     names: Calls,
+    beside: Beside,
     /// Whose the answer is: the assistant's, or the last message's that goes on.
     role: String,
     /// Fields that nothing reads, as the answer tells them.
@@ -57,6 +59,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let newer = fields.count(MAX_COMPLETION_TOKENS, 1..=usize::MAX)?;
     let older = fields.count(MAX_TOKENS, 1..=usize::MAX)?;
     let mut generation = generation(fields, newer.or(older))?;
+    tools::agree(fields, &tool_choice, generation.form.as_ref())?;
     let max_tokens = if newer.is_some() { MAX_COMPLETION_TOKENS } else { MAX_TOKENS };
     generation.names = FieldNames { prompt: "messages", max_tokens, ..FieldNames::default() };
     let logprobs = fields.bool("logprobs")?.unwrap_or(false);
@@ -70,6 +73,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     let n = choices(fields)?;
     let (stream, usage) = streaming(fields)?;
     let names = token_names(fields)?;
+    let beside = Beside::read(fields, &mut generation, stream)?;
     let last = messages.last().and_then(|last| last["role"].as_str());
     let role = last.filter(|_| opening != Opening::Answer).unwrap_or("assistant").to_owned();
     let chat = Chat {
@@ -84,7 +88,7 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
         n,
     };
     let ignored = ignored(fields);
-    let ask = ChatAsk { stamp, n, stream, usage, logprobs, names, role, ignored };
+    let ask = ChatAsk { stamp, n, stream, usage, logprobs, names, beside, role, ignored };
     Ok(Asked::new(Request::Chat(chat), Ask::Chat(ask)))
 }
 
@@ -143,14 +147,22 @@ impl ChatAsk {
                     message["content"] = Value::Null;
                 }
             }
-            json!({
+            let mut said = json!({
                 "index": index,
                 "message": message,
                 "logprobs": self.logprobs.then(|| chat_logprobs(&choice.tokens, self.names)),
                 "finish_reason": finish_reason(choice.finished.reason),
-            })
+            });
+            beside::add(&mut said, beside::TOKEN_IDS, self.beside.ids_of(&choice.tokens));
+            said
         });
         let mut said = self.stamp.object("chat.completion", choices.collect());
+        // A chat has one prompt, whose scores come with the first answer.
+        let first = generated.choices.first();
+        let scores = first.and_then(|first| self.beside.scores(&first.prompt));
+        beside::add(&mut said, beside::PROMPT_LOGPROBS, scores);
+        let ids = generated.prompts.first().map(|ids| json!(ids));
+        beside::add(&mut said, beside::PROMPT_TOKEN_IDS, ids);
         let mut tally = Tally::new(prompt_tokens, self.n);
         for (index, choice) in generated.choices.iter().enumerate() {
             tally.finished(index, choice.finished);
@@ -160,11 +172,12 @@ impl ChatAsk {
     }
 
     /// The answer as a stream.
-    pub(crate) fn transcript(self, prompt_tokens: usize) -> ChatTranscript {
+    pub(crate) fn transcript(self, prompt_tokens: usize, prompts: &[Vec<u32>]) -> ChatTranscript {
+        let prompt = prompts.first().map(|ids| json!(ids));
         let tally = Tally::new(prompt_tokens, self.n);
         let calls = vec![0; self.n];
         let generated = vec![0; self.n];
-        ChatTranscript { ask: self, tally, calls, generated }
+        ChatTranscript { ask: self, tally, calls, generated, prompt }
     }
 }
 
@@ -176,6 +189,8 @@ pub(crate) struct ChatTranscript {
     calls: Vec<usize>,
     /// Tokens so far, per choice.
     generated: Vec<usize>,
+    /// The prompt's tokens, where the first chunk is to have them.
+    prompt: Option<Value>,
 }
 
 impl ChatTranscript {
@@ -204,7 +219,11 @@ impl Transcript for ChatTranscript {
             let delta = json!({"role": self.ask.role, "content": ""});
             self.delta(index, delta, Value::Null, None)
         };
-        (0..self.ask.n).map(opening).collect()
+        let mut events: Vec<Value> = (0..self.ask.n).map(opening).collect();
+        if let Some(first) = events.first_mut() {
+            beside::add(first, beside::PROMPT_TOKEN_IDS, self.prompt.take());
+        }
+        events
     }
 
     fn piece(&mut self, piece: Piece) -> Vec<Value> {
@@ -216,9 +235,13 @@ impl Transcript for ChatTranscript {
             true => chat_logprobs(&piece.tokens, self.ask.names),
             false => Value::Null,
         };
-        if !piece.text.is_empty() || !logprobs.is_null() {
-            let delta = json!({"content": piece.text});
-            events.push(self.delta(piece.choice, delta, logprobs, None));
+        let ids = self.ask.beside.ids_of(&piece.tokens).filter(|_| !piece.tokens.is_empty());
+        let tells = !piece.text.is_empty() || !logprobs.is_null();
+        if tells || ids.is_some() {
+            let delta = if tells { json!({"content": piece.text}) } else { json!({}) };
+            let mut event = self.delta(piece.choice, delta, logprobs, None);
+            beside::add(&mut event["choices"][0], beside::TOKEN_IDS, ids);
+            events.push(event);
         }
         for call in &piece.calls {
             let Some(index) = self.calls.get_mut(piece.choice) else { break };

@@ -12,6 +12,7 @@ use crate::answer::{Ask, Asked};
 use crate::call::Generated;
 use crate::error::Error;
 use crate::fields::{Fields, neutral, strings, tokens};
+use crate::openai::beside::{self, Beside};
 use crate::openai::logprobs::{Calls, completion_logprobs, echoed_logprobs};
 use crate::openai::{
     Stamp, Tally, UsageTold, choices, finish_reason, generation, ignored, streaming, token_names,
@@ -27,8 +28,10 @@ pub(crate) struct CompletionAsk {
     pub(crate) n: usize,
     pub(crate) stream: bool,
     usage: UsageTold,
-    logprobs: bool,
+    /// With how many alternatives to each token, where log-probabilities are told.
+    logprobs: Option<usize>,
     names: Calls,
+    beside: Beside,
     /// Whether the prompt comes before the answer.
     echoes: bool,
     /// Whether it is all of the answer.
@@ -70,14 +73,16 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     generation.prompt_logprobs = echo && top.is_some();
     let (stream, usage) = streaming(fields)?;
     let names = token_names(fields)?;
+    let beside = Beside::read(fields, &mut generation, stream)?;
     let completion = Completion { prompts, generation, n, echo };
     let ask = CompletionAsk {
         stamp,
         n,
         stream,
         usage,
-        logprobs: top.is_some(),
+        logprobs: top,
         names,
+        beside,
         echoes: echo,
         is_prompt_alone,
         ignored: ignored(fields),
@@ -128,12 +133,21 @@ impl CompletionAsk {
     /// The answer in one piece.
     pub(crate) fn whole(&self, generated: &Generated, prompt_tokens: usize) -> Value {
         let choices = generated.choices.iter().enumerate().map(|(index, choice)| {
-            json!({
+            let mut said = json!({
                 "index": index,
                 "text": choice.text,
-                "logprobs": self.logprobs.then(|| self.logprobs(&choice.prompt, &choice.tokens, &mut 0)),
+                "logprobs": self.logprobs(&choice.prompt, &choice.tokens, &mut 0),
                 "finish_reason": finish_reason(choice.finished.reason),
-            })
+            });
+            let prompt = index / self.n;
+            // The first of a prompt's answers has its scores.
+            let scored = generated.choices.get(prompt * self.n);
+            let scores = scored.and_then(|first| self.beside.scores(&first.prompt));
+            beside::add(&mut said, beside::PROMPT_LOGPROBS, scores);
+            let ids = generated.prompts.get(prompt).map(|ids| json!(ids));
+            beside::add(&mut said, beside::PROMPT_TOKEN_IDS, ids);
+            beside::add(&mut said, beside::TOKEN_IDS, self.beside.ids_of(&choice.tokens));
+            said
         });
         let mut said = self.stamp.object("text_completion", choices.collect());
         let mut tally = Tally::new(prompt_tokens, self.n);
@@ -145,20 +159,29 @@ impl CompletionAsk {
     }
 
     /// Of the prompt's tokens, where they were scored, and the answer's: then all are there, the
-    /// end too, since clients tell the two apart by counting.
+    /// end too, since clients tell the two apart by counting. `null` where nobody asked.
     fn logprobs(&self, prompt: &[TokenInfo], tokens: &[TokenInfo], offset: &mut usize) -> Value {
-        match self.echoes {
-            true => echoed_logprobs(prompt.iter().chain(tokens), offset, self.names),
-            false => completion_logprobs(tokens, offset, self.names),
+        match (self.logprobs, self.echoes) {
+            (None, _) => Value::Null,
+            (Some(most), true) => {
+                echoed_logprobs(prompt.iter().chain(tokens), offset, self.names, most)
+            }
+            (Some(_), false) => completion_logprobs(tokens, offset, self.names),
         }
     }
 
     /// The answer as a stream of so many choices.
-    pub(crate) fn transcript(self, prompt_tokens: usize, choices: usize) -> CompletionTranscript {
+    pub(crate) fn transcript(
+        self,
+        (prompt_tokens, prompts): (usize, &[Vec<u32>]),
+        choices: usize,
+    ) -> CompletionTranscript {
+        let prompt_of = |choice: usize| prompts.get(choice / self.n).map(|ids| json!(ids));
+        let prompts = (0..choices).map(prompt_of).collect();
         let offsets = vec![0; choices];
         let tally = Tally::new(prompt_tokens, self.n);
         let generated = vec![0; choices];
-        CompletionTranscript { ask: self, tally, offsets, generated }
+        CompletionTranscript { ask: self, tally, offsets, generated, prompts }
     }
 }
 
@@ -179,6 +202,8 @@ pub(crate) struct CompletionTranscript {
     offsets: Vec<usize>,
     /// Tokens so far, per choice.
     generated: Vec<usize>,
+    /// Per choice the tokens of its prompt, where its first chunk is to have them, until then.
+    prompts: Vec<Option<Value>>,
 }
 
 impl CompletionTranscript {
@@ -203,7 +228,7 @@ impl Transcript for CompletionTranscript {
             generated = *so_far;
         }
         let mut logprobs = Value::Null;
-        if self.ask.logprobs
+        if self.ask.logprobs.is_some()
             && !(piece.prompt.is_empty() && piece.tokens.is_empty())
             && let Some(offset) = self.offsets.get_mut(piece.choice)
         {
@@ -212,15 +237,20 @@ impl Transcript for CompletionTranscript {
         if let Some(finished) = piece.finished {
             self.tally.finished(piece.choice, finished);
         }
-        if piece.text.is_empty() && logprobs.is_null() && piece.finished.is_none() {
+        let ids = self.ask.beside.ids_of(&piece.tokens);
+        let tells_ids = ids.is_some() && !piece.tokens.is_empty();
+        if piece.text.is_empty() && logprobs.is_null() && piece.finished.is_none() && !tells_ids {
             return Vec::new();
         }
-        let choice = json!({
+        let mut choice = json!({
             "index": piece.choice,
             "text": piece.text,
             "logprobs": logprobs,
             "finish_reason": piece.finished.map(|finished| finish_reason(finished.reason)),
         });
+        let prompt = self.prompts.get_mut(piece.choice).and_then(Option::take);
+        beside::add(&mut choice, beside::PROMPT_TOKEN_IDS, prompt);
+        beside::add(&mut choice, beside::TOKEN_IDS, ids);
         vec![self.chunk(vec![choice], generated)]
     }
 

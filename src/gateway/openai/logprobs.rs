@@ -50,14 +50,16 @@ pub(crate) fn completion_logprobs(tokens: &[TokenInfo], offset: &mut usize, call
     if shown.peek().is_none() {
         return Value::Null;
     }
-    echoed_logprobs(shown, offset, calls)
+    echoed_logprobs(shown, offset, calls, usize::MAX)
 }
 
-/// The same of all tokens. One that the text leaves out stands where it would begin.
+/// The same of all tokens, with so many alternatives at most. One that the text leaves out stands where
+/// it would begin.
 pub(crate) fn echoed_logprobs<'a>(
     tokens: impl Iterator<Item = &'a TokenInfo>,
     offset: &mut usize,
     calls: Calls,
+    most: usize,
 ) -> Value {
     let mut texts = Vec::new();
     let mut values = Vec::new();
@@ -66,9 +68,10 @@ pub(crate) fn echoed_logprobs<'a>(
     for token in tokens {
         texts.push(Value::from(calls.token(token.id, &token.text)));
         values.push(token.logprob.map_or(Value::Null, logprob));
-        let top =
-            token.top.iter().map(|(id, text, value)| (calls.token(*id, text), logprob(*value)));
-        tops.push(if token.top.is_empty() { Value::Null } else { Map::from_iter(top).into() });
+        let top = token.top.iter().take(most);
+        let top: Map<String, Value> =
+            top.map(|(id, text, value)| (calls.token(*id, text), logprob(*value))).collect();
+        tops.push(if top.is_empty() { Value::Null } else { top.into() });
         offsets.push(*offset);
         if token.place == TokenPlace::Text {
             *offset += token.text.chars().count();

@@ -24,9 +24,9 @@ const MAX_TOKENS: &str = "max_output_tokens";
 const OF_STORED: [&str; 3] = ["conversation", "previous_response_id", "prompt"];
 /// What would change the answer and is done by nothing here.
 const UNSUPPORTED: [Neutral; 4] = [
-    ("background", neutral::off),
     ("context_management", neutral::empty),
     ("moderation", neutral::absent),
+    ("prompt_logprobs", neutral::zero),
     ("truncation", |value| value == "disabled"),
 ];
 /// Asks for the log-probabilities of the answer's tokens, in `include`.
@@ -57,13 +57,7 @@ struct Repeated {
 /// `Field`, with the path of what is wrong.
 pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error> {
     let stamp = Stamp::new("resp", fields, fallback)?;
-    for name in OF_STORED {
-        if fields.take(name).is_some() {
-            let expected =
-                "is not supported: nothing is stored here, send the earlier items in input";
-            return Err(fields.wrong(name, expected));
-        }
-    }
+    refuse_stored(fields)?;
     fields.refuse(&UNSUPPORTED)?;
     let instructions = fields.string("instructions")?;
     let messages = input::messages(fields, instructions.as_deref())?;
@@ -73,16 +67,16 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     if let Some(effort) = reasoning.string("effort")? {
         with_effort(&mut template_kwargs, effort);
     }
-    let (stored, metadata) = (fields.bool("store")?, fields.take("metadata"));
+    let (unstored, metadata) = (unstored(fields)?, fields.take("metadata"));
     let mut text = Fields::nested(object(fields, "text")?, "text.");
     let format = text.take("format").unwrap_or_else(|| json!({"type": "text"}));
     let generation = sized_and_formed(fields, &format)?;
+    tools::agree(fields, &tool_choice, generation.form.as_ref())?;
     let stream = fields.bool("stream")?.unwrap_or(false);
     // Neither padding against listeners nor a bound of tools that are not here changes an answer.
     let _ = (fields.take("stream_options"), fields.take("max_tool_calls"));
     let mut beside = [reasoning.left(), text.left()].concat();
-    // Who wants an answer stored will not find it.
-    beside.extend((stored == Some(true)).then(|| "store".to_owned()));
+    beside.extend(unstored);
     let ignored = ignored_with(fields, beside);
     let repeated = Repeated { instructions, metadata, tools: sent, parallel, format };
     let effort = template_kwargs.get("reasoning_effort").cloned();
@@ -103,12 +97,42 @@ pub(crate) fn parse(fields: &mut Fields, fallback: &str) -> Result<Asked, Error>
     Ok(Asked::new(Request::Chat(chat), Ask::Response(ask)))
 }
 
+/// Refuses what goes on after the answer, or with an answer that was given before: such are nobody's
+/// here, so an engine behind us that keeps some is not asked for them either.
+///
+/// # Errors
+/// `Field`.
+pub(super) fn refuse_stored(fields: &mut Fields) -> Result<(), Error> {
+    for name in OF_STORED {
+        if fields.take(name).is_some() {
+            let expected =
+                "is not supported: nothing is stored here, send the earlier items in input";
+            return Err(fields.wrong(name, expected));
+        }
+    }
+    fields.refuse(&[("background", neutral::off)])
+}
+
+/// Takes `store`, and names it where it asks for an answer to be stored: nobody will find it. An engine
+/// behind us is sent `false`.
+///
+/// # Errors
+/// `Field`.
+pub(super) fn unstored(fields: &mut Fields) -> Result<Vec<String>, Error> {
+    let is_wanted = fields.bool("store")? == Some(true);
+    Ok(is_wanted.then(|| "store".to_owned()).into_iter().collect())
+}
+
 /// How long the answer may be, what it must look like, how it is drawn and what is told of its tokens.
 fn sized_and_formed(fields: &mut Fields, format: &Value) -> Result<Generation, Error> {
     let max_tokens = fields.count(MAX_TOKENS, 1..=usize::MAX)?;
     let mut generation = generation(fields, max_tokens)?;
-    generation.names =
-        FieldNames { prompt: "input", max_tokens: MAX_TOKENS, ..FieldNames::default() };
+    generation.names = FieldNames {
+        prompt: "input",
+        max_tokens: MAX_TOKENS,
+        function: "",
+        ..FieldNames::default()
+    };
     if let Some(form) = forms::of_text(fields, format.clone())? {
         if let Some(other) = &generation.form {
             let expected =

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use roundhouse_serving::{ToolCall, ToolChoice};
+use roundhouse_serving::{FormKind, OutputForm, ToolCall, ToolChoice};
 use serde_json::{Value, json};
 
 use crate::error::Error;
@@ -81,6 +81,32 @@ fn allowed(
         Some("auto") => Ok(ToolChoice::Auto),
         Some("required") => Ok(ToolChoice::Required),
         _ => Err(fields.wrong(&format!("{at}.mode"), "must be auto or required")),
+    }
+}
+
+/// Refuses a demand for a call beside a form that the whole answer must have, its calls included. A form
+/// in JSON is that of what an answer says where it calls nothing, and holds beside any choice.
+///
+/// # Errors
+/// `Field`: `tool_choice`, with the other's name.
+pub(crate) fn agree(
+    fields: &Fields,
+    choice: &ToolChoice,
+    form: Option<&OutputForm>,
+) -> Result<(), Error> {
+    let Some(OutputForm { field, kind }) = form.filter(|_| *choice != ToolChoice::Auto) else {
+        return Ok(());
+    };
+    match kind {
+        FormKind::JsonObject | FormKind::JsonSchema(_) => Ok(()),
+        FormKind::Regex(_)
+        | FormKind::Choice(_)
+        | FormKind::Grammar(_)
+        | FormKind::StructuralTag(_) => {
+            let expected =
+                format!("demands a call, and {field} says what the whole answer must look like");
+            Err(fields.wrong("tool_choice", &expected))
+        }
     }
 }
 

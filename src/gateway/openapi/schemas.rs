@@ -1,6 +1,6 @@
 //! What operations read and answer with, and what they are told beside.
 
-use roundhouse_serving::ANSWERS_MAX;
+use roundhouse_serving::{ALTERNATIVES_MAX, ANSWERS_MAX};
 use serde_json::{Map, Value, json};
 
 use super::refer;
@@ -314,6 +314,7 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     let texts = || json!({"type": "array", "items": {"type": "string"}, "minItems": 1});
     let count = || json!({"type": "integer", "minimum": 1});
     let answers = || json!({"type": "integer", "minimum": 1, "maximum": ANSWERS_MAX});
+    let alternatives = || json!({"type": "integer", "minimum": 0, "maximum": ALTERNATIVES_MAX});
     let number = |from: f64, to: f64| json!({"type": "number", "minimum": from, "maximum": to});
     let sampling = || {
         json!({
@@ -350,7 +351,9 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
         "max_completion_tokens": count(), "n": answers(),
         "messages": {"type": "array", "minItems": 1, "items": object(message, &["role"])},
         "tools": {"type": "array"}, "tool_choice": {}, "response_format": {"type": "object"},
-        "logprobs": {"type": "boolean"}, "top_logprobs": {"type": "integer", "minimum": 0},
+        "logprobs": {"type": "boolean"}, "top_logprobs": alternatives(),
+        "prompt_logprobs": alternatives(), "return_token_ids": {"type": "boolean"},
+        "return_tokens_as_token_ids": {"type": "boolean"},
     }));
     add("ChatRequest", object(chat, &["messages"]));
     let response = with(json!({
@@ -366,7 +369,9 @@ fn requests(add: &mut impl FnMut(&str, Value)) {
     let completion = with(json!({
         "model": text(), "prompt": {"anyOf": [text(), texts(), {"type": "array"}]},
         "stream": {"type": "boolean"}, "max_tokens": length, "n": answers(),
-        "echo": {"type": "boolean"}, "logprobs": {"type": "integer", "minimum": 0},
+        "echo": {"type": "boolean"}, "logprobs": alternatives(),
+        "prompt_logprobs": alternatives(), "return_token_ids": {"type": "boolean"},
+        "return_tokens_as_token_ids": {"type": "boolean"},
     }));
     add("CompletionRequest", object(completion, &["prompt"]));
     let embeddings = json!({
@@ -433,7 +438,11 @@ fn answers(add: &mut impl FnMut(&str, Value)) {
         })
     };
     let required = ["id", "object", "created", "model", "choices"];
-    add("ChatCompletion", object(answer("chat.completion"), &required));
+    let ids = || json!({"type": "array", "items": {"type": "integer"}});
+    let mut chat = answer("chat.completion");
+    chat["prompt_token_ids"] = ids();
+    chat["prompt_logprobs"] = json!({"type": "array", "items": {"type": ["object", "null"]}});
+    add("ChatCompletion", object(chat, &required));
     add("Completion", object(answer("text_completion"), &required));
     let list = json!({
         "object": {"const": "list"}, "data": {"type": "array"}, "model": text(),

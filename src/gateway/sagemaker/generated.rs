@@ -194,6 +194,7 @@ impl Transcript for InputsTranscript {
                 id: 0,
                 text: String::new(),
                 logprob: Some(0.0),
+                rank: None,
                 special: true,
                 place: TokenPlace::Hidden,
                 top: Vec::new(),

@@ -42,6 +42,7 @@ const NAMES: FieldNames = FieldNames {
     max_tokens: "parameters.max_new_tokens",
     min_tokens: "parameters.min_new_tokens",
     prefix: "parameters.",
+    function: ".function",
 };
 
 /// Whose way of answering it is.

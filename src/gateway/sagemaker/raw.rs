@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use roundhouse_serving::{RawBody, RawRequest, ReadBody, Request, Route};
 use roundhouse_traces::{TRACEPARENT, TRACESTATE};
 use roundhouse_types::Failure;
@@ -33,11 +33,25 @@ pub(crate) enum Found {
 
 /// What is known of the request once the body has been read.
 #[derive(Clone, Default)]
-pub(crate) struct Later(Arc<Mutex<Option<Found>>>);
+pub(crate) struct Later {
+    found: Arc<Mutex<Option<Found>>>,
+    /// Fields that whoever reads the body itself is not sent as they are, as the answer tells them.
+    ignored: Option<HeaderValue>,
+}
 
 impl Later {
+    /// Of a body of which a reader of its own is not sent these fields.
+    pub(crate) fn without(ignored: Option<HeaderValue>) -> Self {
+        Self { ignored, ..Self::default() }
+    }
+
+    /// Those fields.
+    pub(crate) fn ignored(&self) -> Option<HeaderValue> {
+        self.ignored.clone()
+    }
+
     pub(crate) fn set(&self, found: Found) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
     }
 
     /// Keeps how the answer shall look, or all of a request that asks adapters of `aim`.
@@ -62,7 +76,7 @@ impl Later {
 
     /// Set where the model is none that reads bodies itself.
     pub(crate) fn take(&self) -> Option<Found> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

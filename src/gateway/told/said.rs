@@ -25,7 +25,14 @@ pub(super) struct Said {
 impl Said {
     /// What a JSON text says, be it an answer, a list of answers or an event; `None` where it is no JSON.
     pub(super) fn read(json: &[u8]) -> Option<Self> {
-        serde_json::from_slice::<Answers>(json).ok().map(|answers| answers.0)
+        Self::of_event(json).map(|(said, _)| said)
+    }
+
+    /// The same, and whether the text is an event that may bring a token: those of the Responses API that
+    /// tell how an answer gets on do not.
+    pub(super) fn of_event(json: &[u8]) -> Option<(Self, bool)> {
+        let Answers(said, brings) = serde_json::from_slice(json).ok()?;
+        Some((said, brings))
     }
 
     /// What an answer's headers say.
@@ -65,6 +72,8 @@ struct One {
     details: Map<Details>,
     #[serde(default)]
     response: Map<Whole>,
+    #[serde(default, rename = "type")]
+    named: Named,
 }
 
 /// What events of the Responses API say of the answer that they are of.
@@ -100,7 +109,7 @@ struct Details {
 }
 
 impl From<One> for Said {
-    fn from(One { usage, details, response }: One) -> Self {
+    fn from(One { usage, details, response, .. }: One) -> Self {
         let usage = usage.0.or_else(|| response.0.and_then(|whole| whole.usage.0)).map(|it| Self {
             prompt: it.prompt_tokens.0.or(it.input_tokens.0),
             generated: it.completion_tokens.0.or(it.output_tokens.0),
@@ -113,8 +122,8 @@ impl From<One> for Said {
     }
 }
 
-/// One answer, or a list of answers, added up as they are read.
-struct Answers(Said);
+/// One answer, or a list of answers, added up as they are read; and whether it may bring a token.
+struct Answers(Said, bool);
 
 impl<'de> Deserialize<'de> for Answers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -132,7 +141,9 @@ impl<'de> Visitor<'de> for OfAnswers {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Answers, A::Error> {
-        One::deserialize(MapAccessDeserializer::new(map)).map(|one| Answers(one.into()))
+        let one = One::deserialize(MapAccessDeserializer::new(map))?;
+        let brings = !one.named.is_beside;
+        Ok(Answers(one.into(), brings))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut answers: A) -> Result<Answers, A::Error> {
@@ -140,7 +151,7 @@ impl<'de> Visitor<'de> for OfAnswers {
         while let Some(Map(one)) = answers.next_element::<Map<One>>()? {
             sum = sum.plus(one.map(Said::from).unwrap_or_default());
         }
-        Ok(Answers(sum))
+        Ok(Answers(sum, true))
     }
 }
 
@@ -157,8 +168,22 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Map<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match deserializer.deserialize_any(OfAny(PhantomData))? {
             Loose::Map(map) => Self(Some(map)),
-            Loose::Number(_) | Loose::Items(_) | Loose::Other => Self(None),
+            Loose::Number(_) | Loose::Items(_) | Loose::Beside | Loose::Other => Self(None),
         })
+    }
+}
+
+/// What an event of the Responses API calls itself; anything else is none of those.
+#[derive(Default)]
+struct Named {
+    /// It brings no token.
+    is_beside: bool,
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = deserializer.deserialize_any(OfAny::<IgnoredAny>(PhantomData))?;
+        Ok(Self { is_beside: matches!(value, Loose::Beside) })
     }
 }
 
@@ -171,7 +196,7 @@ impl<'de> Deserialize<'de> for Count {
         Ok(match deserializer.deserialize_any(OfAny::<IgnoredAny>(PhantomData))? {
             Loose::Number(number) => Self(counted(number)),
             Loose::Items(items) => Self(counted(items)),
-            Loose::Map(_) | Loose::Other => Self(None),
+            Loose::Map(_) | Loose::Beside | Loose::Other => Self(None),
         })
     }
 }
@@ -182,6 +207,8 @@ enum Loose<T> {
     Number(u64),
     /// A list of so many.
     Items(u64),
+    /// The name of an event of the Responses API that brings no token.
+    Beside,
     Other,
 }
 
@@ -222,8 +249,9 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for OfAny<T> {
         Ok(Loose::Other)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Loose<T>, E> {
-        Ok(Loose::Other)
+    fn visit_str<E>(self, text: &str) -> Result<Loose<T>, E> {
+        let is_beside = text.starts_with("response.") && !text.ends_with(".delta");
+        Ok(if is_beside { Loose::Beside } else { Loose::Other })
     }
 
     fn visit_unit<E>(self) -> Result<Loose<T>, E> {

@@ -1,5 +1,6 @@
 //! An adapter's tensors against a base's modules: where each will lie, and what is refused.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -72,13 +73,15 @@ impl Fit {
             let of_head = own.as_ref().and_then(|own| own.module(name, base));
             let of_base = base.find(name);
             if let Some(own) = own.as_ref().filter(|_| of_head.is_none())
-                && of_base.is_some_and(|it| it.kind != Kind::Unused && own.replaces(it, base))
+                && of_base
+                    .as_ref()
+                    .is_some_and(|it| it.kind != Kind::Unused && own.replaces(it, base))
             {
                 return Err(fault(format!(
                     "'{name}' is for its base's head, and the adapter has a head of its own"
                 )));
             }
-            match of_head.or(of_base) {
+            match of_head.map(Cow::Borrowed).or(of_base) {
                 Some(module) if module.kind == Kind::Unused => {}
                 Some(module) => found.push((name.as_str(), module, pieces)),
                 None => return Err(unmatched(name, pieces)),
@@ -93,7 +96,7 @@ impl Fit {
         });
         let mut fit = Self::default();
         for (name, module, pieces) in found {
-            fit.add(config, name, module, pieces)?;
+            fit.add(config, name, &module, pieces)?;
         }
         fit.index.close(base.sites());
         fit.index.head = own.as_ref().map(|own| Arc::new(own.head.clone()));
@@ -382,7 +385,10 @@ fn missing(
     let first =
         tensors.keys().find(|name| base.find(name).is_some_and(|it| it.kind == Kind::Inner));
     let bare = first.is_some_and(|name| base.is_bare(name));
-    for (name, module) in base.all(bare) {
+    // Where all experts of a layer are one tensor, as in other versions of transformers, they and their
+    // router were no modules to be trained.
+    let experts = tensors.keys().any(|name| base.is_of_expert(name));
+    for (name, module) in base.all(bare, experts) {
         // Whether there was a pooler to be trained, the base's class decided.
         let is_certain = match module.kind {
             Kind::Inner => module.site != Site::pooler(base.layers),
@@ -390,7 +396,7 @@ fn missing(
             Kind::Norm | Kind::Unused => false,
         };
         // The model that it was trained with did not have the base's head.
-        let is_certain = is_certain && !own.is_some_and(|own| own.replaces(module, base));
+        let is_certain = is_certain && !own.is_some_and(|own| own.replaces(&module, base));
         let is_inner = module.kind == Kind::Inner;
         if is_certain && !tensors.contains_key(&*name) && config.targets.has(&name, is_inner) {
             return Err(fault(format!("target_modules names '{name}', and no tensor is for it")));
@@ -402,9 +408,9 @@ fn missing(
 /// The last modules of models that name classes.
 const CLASSIFIERS: [&str; 4] = ["classifier", "score", "classifier.out_proj", "qa_outputs"];
 /// What to do about one that the base cannot carry.
-const OWN_HEAD: &str = "a base that is an encoder or makes vectors carries one where task_type is SEQ_CLS, \
-     an encoder where it is TOKEN_CLS; otherwise have the adapter build on a base that was saved with \
-     a head of as many (num_labels), or merge the two";
+const OWN_HEAD: &str = "a base carries one where task_type is SEQ_CLS, an encoder where it is TOKEN_CLS, too; \
+     otherwise have the adapter build on a base that was saved with a head of as many (num_labels), or \
+     merge the two";
 
 /// A head of the adapter's own must be of its base's classes.
 fn check_classes(name: &str, module: &Module, whole: &Named) -> Result<(), Error> {

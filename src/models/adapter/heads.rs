@@ -32,6 +32,8 @@ pub(crate) struct OwnHead {
     pub(crate) first: First,
     /// What it computes is charged with beyond the base's workspace.
     pub(super) workspace: Bytes,
+    /// The token that only fills: what a decoder's head reads is the last that is another.
+    pub(super) padding: Option<u32>,
     /// What it does for a text.
     pub(super) kind: ModelKind,
 }
@@ -52,6 +54,9 @@ pub(crate) struct Heads {
     pub(crate) possible: Vec<Possible>,
     /// The labels of the base's own head: adapters then do what it does.
     pub(crate) base: Option<(ModelKind, Labels)>,
+    /// Whether the base generates text: what names labels then brings its head.
+    pub(crate) generates: bool,
+    pub(crate) padding: Option<u32>,
     pub(crate) hidden: usize,
     pub(crate) room: HeadRoom,
 }
@@ -85,6 +90,9 @@ impl Heads {
                 Some(of_base) if of_base != kind => Err(fault(format!(
                     "it names labels of each token (task_type), and its base those of a text; {ADVICE}"
                 ))),
+                None if self.generates => Err(fault(format!(
+                    "it names labels of each token (task_type), and its base generates text; {ADVICE}"
+                ))),
                 _ => Ok(None),
             };
         };
@@ -93,7 +101,8 @@ impl Heads {
         let last = possible.config.last;
         let whole = tensors.get(last).and_then(|pieces| pieces.get(&Piece::Weight));
         let Some([width, _]) = whole.map(|whole| whole.located.shape.as_slice()) else {
-            return match of_base.is_some() && base_labels.is_none() {
+            let is_needed = of_base.is_some() && base_labels.is_none();
+            return match is_needed || self.generates {
                 true => complete(tensors, last, false).map(|()| None),
                 false => Ok(None),
             };
@@ -110,7 +119,8 @@ impl Heads {
         modules.insert(last.to_owned(), own(site, (*width, inputs)));
         modules.extend(self.first(possible, tensors, base)?);
         let workspace = self.room.beyond(&config)?;
-        let head = OwnHead { config, first: possible.first, workspace, kind };
+        let (first, padding) = (possible.first, self.padding);
+        let head = OwnHead { config, first, workspace, padding, kind };
         Ok(Some(Found { head, modules }))
     }
 

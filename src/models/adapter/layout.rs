@@ -151,10 +151,10 @@ impl Index {
         self.parts.push(part);
     }
 
-    /// All parts are there, of so many sites.
+    /// All parts are there, of so many sites at least.
     pub(super) fn close(&mut self, sites: usize) {
         let end = u32::try_from(self.parts.len()).unwrap_or(NONE);
-        self.starts.resize(sites + 1, end);
+        self.starts.resize(sites.max(self.starts.len()) + 1, end);
         self.parts.shrink_to_fit();
         self.starts.shrink_to_fit();
         self.saved.shrink_to_fit();
@@ -162,8 +162,11 @@ impl Index {
 
     /// The parts of a site.
     pub(super) fn at(&self, site: Site) -> &[Part] {
-        let [start, end] = [self.starts[site.index()], self.starts[site.index() + 1]];
-        &self.parts[start as usize..end as usize]
+        match self.starts.get(site.index()..).and_then(|starts| starts.get(..2)) {
+            Some(bounds) => &self.parts[bounds[0] as usize..bounds[1] as usize],
+            // Behind the last that it has something for.
+            None => &[],
+        }
     }
 
     pub(super) fn part(&self, index: usize) -> &Part {
@@ -258,6 +261,7 @@ mod tests {
         let firsts = |site| index.at(site).iter().map(|part| part.first).collect::<Vec<_>>();
         assert_eq!(firsts(Site::qkv(0)), [0, 8]);
         assert_eq!(firsts(Site::down(1)), [3]);
+        assert!(firsts(Site::down(9)).is_empty(), "behind the last");
         assert!(firsts(Site::up(0)).is_empty() && firsts(Site::pooler(2)).is_empty());
     }
 }

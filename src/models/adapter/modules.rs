@@ -7,6 +7,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use roundhouse_types::ModelKind;
 
+use super::experts::ExpertModules;
 use super::heads::{First, Heads, Possible};
 use crate::config::decoder::{DecoderConfig, LABELS_HEAD, NormKind};
 use crate::config::encoder::{EncoderConfig, HeadConfig, Positions, Spare};
@@ -77,6 +78,11 @@ impl Site {
         Self(u32::try_from(layer).unwrap_or(u32::MAX / PER_LAYER - 1) * PER_LAYER + place)
     }
 
+    /// The site of an index.
+    pub(super) fn at(index: usize) -> Self {
+        Self(u32::try_from(index).unwrap_or(u32::MAX))
+    }
+
     /// Its index among all sites.
     pub(crate) fn index(self) -> usize {
         self.0 as usize
@@ -124,6 +130,8 @@ impl Module {
 #[derive(Debug)]
 pub(crate) struct Modules {
     by_name: BTreeMap<String, Module>,
+    /// Those of sparse layers.
+    experts: Option<ExpertModules>,
     /// What stands before the names of the bare model in those of the whole.
     prefix: &'static str,
     /// The same of the bare model itself.
@@ -135,7 +143,7 @@ pub(crate) struct Modules {
 
 impl Hash for Modules {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.by_name, self.prefix, self.layers).hash(state);
+        (&self.by_name, &self.experts, self.prefix, self.layers).hash(state);
     }
 }
 
@@ -145,18 +153,19 @@ impl Modules {
         match &plan.family {
             Family::Decoder { config, prefix, answers } => {
                 let modules = decoder(config, prefix, answers.kv().is_some());
-                let heads =
-                    (answers.kv().is_none() && config.texts.dense.is_empty()).then(|| Heads {
-                        possible: vec![Possible {
-                            kind: ModelKind::Classification,
-                            config: HeadConfig::labels(LABELS_HEAD),
-                            first: First::Own,
-                            pooler: None,
-                        }],
-                        base: plan.labels.clone().map(|labels| (plan.kind, labels)),
-                        hidden: config.hidden,
-                        room: HeadRoom::of_decoder(config, plan.step_tokens),
-                    });
+                let heads = config.texts.dense.is_empty().then(|| Heads {
+                    possible: vec![Possible {
+                        kind: ModelKind::Classification,
+                        config: HeadConfig::labels(LABELS_HEAD),
+                        first: First::Own,
+                        pooler: None,
+                    }],
+                    base: plan.labels.clone().map(|labels| (plan.kind, labels)),
+                    generates: answers.kv().is_some(),
+                    padding: config.texts.padding,
+                    hidden: config.hidden,
+                    room: HeadRoom::of_decoder(config, plan.step_tokens),
+                });
                 Self { heads, ..modules }
             }
             Family::Encoder { config, spelling, head, spare, .. } => {
@@ -166,6 +175,8 @@ impl Modules {
                 let heads = spare.as_ref().map(|spare| Heads {
                     possible: possible(spare, head.as_ref(), *spelling),
                     base: labelled,
+                    generates: false,
+                    padding: None,
                     hidden: config.hidden,
                     room,
                 });
@@ -182,7 +193,8 @@ impl Modules {
     /// Of a model without any.
     #[cfg(test)]
     pub(super) fn none(layers: usize) -> Self {
-        Self { by_name: BTreeMap::new(), prefix: "", bare: "", layers, heads: None }
+        let (by_name, experts) = (BTreeMap::new(), None);
+        Self { by_name, experts, prefix: "", bare: "", layers, heads: None }
     }
 
     /// Equal where all modules are, in this process.
@@ -193,31 +205,53 @@ impl Modules {
     }
 
     /// The module that a file means by a name: as of the whole model or of the bare one.
-    pub(crate) fn find(&self, name: &str) -> Option<&Module> {
+    pub(crate) fn find(&self, name: &str) -> Option<Cow<'_, Module>> {
         let rest = name.strip_prefix(self.bare).unwrap_or(name);
-        let prefixed = || self.by_name.get(&self.whole(rest));
-        self.by_name.get(name).or_else(prefixed)
+        self.named(name).or_else(|| self.named(&self.whole(rest)))
     }
 
-    /// All of them, under the names of the bare model if `bare`.
-    pub(crate) fn all(&self, bare: bool) -> impl Iterator<Item = (Cow<'_, str>, &Module)> {
-        self.by_name.iter().map(move |(name, module)| {
-            let name = match name.strip_prefix(self.prefix).filter(|_| bare) {
-                Some(rest) => format!("{}{rest}", self.bare).into(),
-                None => name.as_str().into(),
-            };
-            (name, module)
+    /// The module of that name in the whole model.
+    fn named(&self, name: &str) -> Option<Cow<'_, Module>> {
+        let of_expert = || self.experts.as_ref()?.find(name).map(Cow::Owned);
+        self.by_name.get(name).map(Cow::Borrowed).or_else(of_expert)
+    }
+
+    /// Whether a name is that of a part of one of several experts.
+    pub(super) fn is_of_expert(&self, name: &str) -> bool {
+        let of_expert = |experts: &ExpertModules| experts.is_of_one(name);
+        self.experts.as_ref().is_some_and(of_expert) && self.find(name).is_some()
+    }
+
+    /// All of them, under the names of the bare model if `bare`; those of sparse layers if `experts`.
+    pub(super) fn all(
+        &self,
+        bare: bool,
+        experts: bool,
+    ) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, Module>)> {
+        let experts = self.experts.iter().filter(move |_| experts).flat_map(|experts| {
+            experts.names().filter_map(move |name| Some((experts.find(&name)?, name)))
+        });
+        let experts = experts.map(|(module, name)| (Cow::Owned(name), Cow::Owned(module)));
+        let others = self.by_name.iter();
+        let others =
+            others.map(|(name, module)| (Cow::Borrowed(name.as_str()), Cow::Borrowed(module)));
+        let all = others.chain(experts);
+        all.map(move |(name, module): (Cow<'_, str>, Cow<'_, Module>)| {
+            match name.strip_prefix(self.prefix).filter(|_| bare) {
+                Some(rest) => (format!("{}{rest}", self.bare).into(), module),
+                None => (name, module),
+            }
         })
     }
 
-    /// How many sites there are.
+    /// How many sites there are but for those of experts.
     pub(crate) fn sites(&self) -> usize {
         Site::projection(self.layers).index() + 1
     }
 
     /// Whether a name is one of the bare model.
     pub(crate) fn is_bare(&self, name: &str) -> bool {
-        !self.prefix.is_empty() && !self.by_name.contains_key(name)
+        !self.prefix.is_empty() && self.named(name).is_none()
     }
 }
 
@@ -291,7 +325,7 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
         let out = [(name(names.attention_out), hidden)];
         let attended = (heads.query_width(), config.attention_out_bias);
         builder.stacked(Site::attention_out(layer), out, attended);
-        // Experts and their routers are no adapter's: their rows are in an order of their own.
+        // Experts and their routers are found by name.
         if config.experts(layer).is_none() {
             let up = all(names.up, up_rows);
             builder.stacked(Site::up(layer), up, (hidden, config.mlp_bias));
@@ -337,7 +371,8 @@ fn decoder(config: &DecoderConfig, in_files: &str, has_head: bool) -> Modules {
         let module = Module { bias, ..table(Site::head(layers), Kind::Head, head) };
         modules.insert(names.head.into(), module);
     }
-    Modules { by_name: modules, prefix, bare, layers, heads: None }
+    let experts = ExpertModules::of(config, prefix, in_files);
+    Modules { by_name: modules, experts, prefix, bare, layers, heads: None }
 }
 
 /// The heads that adapters of an encoder may bring.
@@ -442,5 +477,5 @@ fn encoder(config: &EncoderConfig, spelling: Spelling, head: Option<&HeadConfig>
     // Embeddings are no site: they are looked up.
     let table = module(Kind::Embeddings, Site::head(layers), shape, &words);
     modules.insert(format!("{prefix}{}", names.words), table);
-    Modules { by_name: modules, prefix, bare, layers, heads: None }
+    Modules { by_name: modules, experts: None, prefix, bare, layers, heads: None }
 }

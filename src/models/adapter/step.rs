@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
-use roundhouse_engine::{AdapterId, RunnerError, StepPlan};
+use roundhouse_engine::{AdapterId, HeadSpec, RunnerError, StepPlan};
 
 use super::heads::OwnHead;
 use super::kernel::{Expand, ROWS, Shrink, Widen};
@@ -22,6 +22,8 @@ use crate::in_place::change;
 use crate::linear::{self, Weight};
 use crate::packed::Packed;
 use crate::simd;
+
+mod routed;
 
 /// Most rows that one task takes through an adapter: the matrices stay in the second cache.
 const BLOCK: usize = 32;
@@ -111,13 +113,12 @@ impl Adapters {
         Self { base, attached: HashMap::new() }
     }
 
-    /// Takes one in that was loaded for this base. Returns the numbers that its own head answers
-    /// with, where it has one.
+    /// Takes one in that was loaded for this base. Returns its own head, where it has one.
     pub(crate) fn attach(
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<Option<usize>, RunnerError> {
+    ) -> std::result::Result<Option<HeadSpec>, RunnerError> {
         let refuse = |reason: &str| Err(RunnerError::Input(reason.to_owned()));
         let Ok(adapter) = weights.downcast::<Arc<Adapter>>() else {
             return refuse("these are no weights of an adapter");
@@ -125,9 +126,10 @@ impl Adapters {
         if !Weak::ptr_eq(&adapter.base, &Arc::downgrade(&self.base)) {
             return refuse("the adapter was loaded for another model");
         }
-        let width = adapter.index.head.as_ref().map(|head| head.config.width);
+        let head = adapter.index.head.as_ref();
+        let head = head.map(|it| HeadSpec { width: it.config.width, padding: it.padding });
         self.attached.insert(id, *adapter);
-        Ok(width)
+        Ok(head)
     }
 
     /// The head that answers rows of this adapter, where it has one of its own.

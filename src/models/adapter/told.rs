@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use roundhouse_types::ModelKind;
+
+use super::config::Task;
 use super::names::Piece;
 use super::plan::AdapterPlan;
 
@@ -16,6 +19,11 @@ impl AdapterPlan {
             let rank = self.config.rank(name);
             (least.min(rank), most.max(rank))
         }))
+    }
+
+    /// What its own head does, by its configuration; `None` where it says nothing of one.
+    pub fn names(&self) -> Option<ModelKind> {
+        self.config.task.map(Task::kind)
     }
 
     /// The kinds of modules that it changes, by the last part of their names.

@@ -79,6 +79,19 @@ impl Partial {
         }
     }
 
+    /// Takes in a key of nothing with a score for each row, of which `scores` has some in turns.
+    pub(super) fn sink(&mut self, scores: &[f32]) {
+        let dim = self.values.len() / self.rows.len().max(1);
+        let rows = self.rows.iter_mut().zip(self.values.chunks_exact_mut(dim));
+        for (((most, sum), values), score) in rows.zip(scores.iter().cycle()) {
+            let largest = most.max(*score);
+            let shrink = exp::<false>(*most - largest);
+            *sum = *sum * shrink + exp::<false>(score - largest);
+            *most = largest;
+            values.iter_mut().for_each(|value| *value *= shrink);
+        }
+    }
+
     /// The weighted means, `[rows, head_dim]`.
     pub(super) fn finish(mut self) -> Vec<f32> {
         let dim = self.values.len() / self.rows.len().max(1);

@@ -23,14 +23,21 @@ fn rope(dims: usize) -> Rope {
 }
 
 /// Softmax attention of one query head over keys `[keys, head_dim]`, in f64.
-fn textbook(scores: Scores, query: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f64> {
+/// `sink`: the score of a key of nothing.
+fn textbook(
+    (scores, sink): (Scores<'_>, Option<f32>),
+    query: &[f32],
+    keys: &[&[f32]],
+    values: &[&[f32]],
+) -> Vec<f64> {
     let dot = |key: &&[f32]| -> f64 {
         let sum: f64 = query.iter().zip(*key).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let score = sum * f64::from(scores.scale);
         scores.cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
     };
     let weights: Vec<f64> = keys.iter().map(|key| dot(key).exp()).collect();
-    let total: f64 = weights.iter().sum();
+    let sink = sink.map_or(0.0, |sink| f64::from(sink).exp());
+    let total: f64 = weights.iter().sum::<f64>() + sink;
     (0..query.len())
         .map(|d| weights.iter().zip(values).map(|(w, v)| w * f64::from(v[d])).sum::<f64>() / total)
         .collect()
@@ -43,7 +50,7 @@ fn worst(
     spans: &[Span<'_>],
     qkv: &[f32],
     out: &[f32],
-    causal: Option<Scores>,
+    causal: Option<Scores<'_>>,
 ) -> f64 {
     let (width, dim) = (heads.packed_width(), heads.head_dim);
     let mut worst = 0.0f64;
@@ -65,6 +72,7 @@ fn worst(
                 let values: Vec<&[f32]> =
                     seen.map(|t| part(t, key_start + heads.kv_width())).collect();
                 let scores = causal.unwrap_or(Scores::plain(heads));
+                let scores = (scores, scores.sinks.get(head).copied());
                 let exact = textbook(scores, part(token, head * dim), &keys, &values);
                 let start = (span.first + token) * heads.query_width() + head * dim;
                 for (a, b) in out[start..start + dim].iter().zip(exact) {
@@ -121,14 +129,31 @@ fn attention_over_halves_is_the_textbooks_over_rounded_keys_and_values() {
 fn windows_and_caps_are_those_of_the_textbook_whatever_the_chunks() {
     for heads in SHAPES {
         for window in [1, 5, 16, 17, 40] {
-            let scores = Scores { scale: 0.4, cap: Some(3.0), window: Some(window) };
+            let scores = Scores { scale: 0.4, cap: Some(3.0), window: Some(window), sinks: &[] };
             chunks_equal_whole::<f32>(heads, scores, |number| number);
         }
     }
 }
 
+#[test]
+fn sinks_are_in_the_softmax_of_their_heads_and_give_nothing() {
+    // Some next to nothing, some above all scores.
+    let sinks: Vec<f32> = numbers(8, 3).iter().map(|number| 9.0 * number).collect();
+    for heads in SHAPES {
+        let plain = Scores { sinks: &sinks[..heads.heads], ..Scores::plain(heads) };
+        for scores in [plain, Scores { window: Some(17), ..plain }] {
+            chunks_equal_whole::<f32>(heads, scores, |number| number);
+        }
+        let qkv = numbers(40 * heads.packed_width(), 5);
+        let span = [Span { first: 0, tokens: 40, position: 0, blocks: &[] }];
+        let out = whole_rows((heads, plain), Sight::Before(None), &span, &qkv);
+        let worst = worst(heads, &span, &qkv, &out, Some(plain));
+        assert!(worst < 2e-6, "{heads:?}: {worst}");
+    }
+}
+
 /// `rounded`: what becomes of a key's or value's number that is kept.
-fn chunks_equal_whole<K: Kept>(heads: Heads, scores: Scores, rounded: fn(f32) -> f32) {
+fn chunks_equal_whole<K: Kept>(heads: Heads, scores: Scores<'_>, rounded: fn(f32) -> f32) {
     let width = heads.packed_width();
     let rope = rope(heads.head_dim);
     let causal = Causal { heads, scores, rope: Some(&rope), layer: 1 };
@@ -190,7 +215,7 @@ fn what_an_earlier_sequence_left_in_a_block_is_never_read() {
 /// What one sequence of those tokens gives, some at a time.
 fn in_chunks<K: Kept>(
     heads: Heads,
-    scores: Scores,
+    scores: Scores<'_>,
     whole: &[f32],
     chunks: &[usize],
     threads: usize,
@@ -223,21 +248,25 @@ fn in_chunks<K: Kept>(
 #[test]
 fn thousands_of_keys_give_the_same_bits_whatever_the_chunks_and_the_threads() {
     let heads = Heads { heads: 3, kv_heads: 1, head_dim: 16 };
-    for window in [None, Some(1500)] {
-        let scores = Scores { window, ..Scores::plain(heads) };
+    // Sinks that are next to nothing, among the scores, and above them all; each is to count once.
+    let sinks = [-20.0, 1.0, 20.0];
+    for (window, sinks) in
+        [(None, &[][..]), (Some(1500), &[]), (None, &sinks[..]), (Some(1500), &sinks)]
+    {
+        let scores = Scores { window, sinks, ..Scores::plain(heads) };
         let tokens = 2 * SEGMENT * BLOCK_TOKENS + 100;
         let whole = numbers(tokens * heads.packed_width(), 5);
         let all = in_chunks::<f32>(heads, scores, &whole, &[tokens], 3);
         let in_halves = in_chunks::<f16>(heads, scores, &whole, &[tokens], 3);
         for (chunks, threads) in [(vec![1000, 7, 1], 2), (vec![tokens - 1, 1], 1), (vec![333], 4)] {
             let got = in_chunks::<f32>(heads, scores, &whole, &chunks, threads);
-            assert!(got == all, "{window:?} {chunks:?}");
+            assert!(got == all, "{window:?} {sinks:?} {chunks:?}");
             let halves = in_chunks::<f16>(heads, scores, &whole, &chunks, threads);
-            assert!(halves == in_halves, "{window:?} {chunks:?} in f16");
+            assert!(halves == in_halves, "{window:?} {sinks:?} {chunks:?} in f16");
         }
         let span = Span { first: 0, tokens, position: 0, blocks: &[] };
         let worst = worst(heads, &[span], &whole, &all, Some(scores));
-        assert!(worst < 2e-6, "{window:?}: {worst}");
+        assert!(worst < 2e-6, "{window:?} {sinks:?}: {worst}");
     }
 }
 

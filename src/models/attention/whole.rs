@@ -47,7 +47,7 @@ pub(crate) fn rotate(heads: Heads, rope: &Rope, spans: &[Span<'_>], qkv: &mut [f
 ///
 /// `qkv` is `[tokens, packed_width]`; returns `[tokens, query_width]`.
 pub(crate) fn whole_rows(
-    (heads, scores): (Heads, Scores),
+    (heads, scores): (Heads, Scores<'_>),
     sight: Sight,
     spans: &[Span<'_>],
     qkv: &[f32],

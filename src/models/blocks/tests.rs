@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use super::*;
 use crate::format::BlockFormat;
 
+/// Those that the tensor library has, too.
 const FORMATS: [(BlockFormat, GgmlDType); 8] = [
     (BlockFormat::Q4_0, GgmlDType::Q4_0),
     (BlockFormat::Q4_1, GgmlDType::Q4_1),

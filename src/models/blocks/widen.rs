@@ -36,6 +36,7 @@ pub(super) fn with<F: ForFormat>(format: Format, work: F) {
         Format::Blocks(BlockFormat::Q4K) => work.run::<Q4K>(),
         Format::Blocks(BlockFormat::Q5K) => work.run::<Q5K>(),
         Format::Blocks(BlockFormat::Q6K) => work.run::<Q6K>(),
+        Format::Blocks(BlockFormat::Mxfp4) => work.run::<Mxfp4>(),
     }
 }
 
@@ -218,6 +219,36 @@ impl Blocks for Q8_0 {
         let scale = half(block);
         for (byte, out) in block[2..].iter().zip(out) {
             *out = scale * f32::from(byte.cast_signed());
+        }
+    }
+}
+
+/// Twice the numbers that four bits stand for in MXFP4: a sign, two bits of exponent and one of
+/// mantissa.
+pub(super) const TWICE: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+
+/// Half of the power of two that a block of MXFP4 is scaled by, from its exponent.
+#[inline(always)]
+pub(super) fn half_power(exponent: u8) -> f32 {
+    let exponent = u32::from(exponent);
+    // The two least are below what has an exponent of its own.
+    f32::from_bits(if exponent < 2 { 0x0020_0000 << exponent } else { (exponent - 1) << 23 })
+}
+
+struct Mxfp4;
+
+impl Blocks for Mxfp4 {
+    const VALUES: usize = 32;
+    const BYTES: usize = 17;
+
+    #[inline(always)]
+    fn widen(block: &[u8], out: &mut [f32]) {
+        let (block, out) = sized::<17, 32>(block, out);
+        let scale = half_power(block[0]);
+        for j in 0..16 {
+            let byte = usize::from(block[1 + j]);
+            out[j] = scale * f32::from(TWICE[byte & 15]);
+            out[j + 16] = scale * f32::from(TWICE[byte >> 4]);
         }
     }
 }

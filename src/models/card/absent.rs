@@ -20,6 +20,10 @@ pub(super) fn memory(_: &Device) -> Result<CardMemory, String> {
     Err(NO_CUDA.to_owned())
 }
 
+pub(super) fn busy(_: &Device) -> Result<f64, String> {
+    Err(NO_CUDA.to_owned())
+}
+
 pub(super) fn give_back(_: &Device) -> Result<(), String> {
     Err(NO_CUDA.to_owned())
 }

@@ -1,5 +1,7 @@
 //! NVIDIA's driver, through the bindings that candle uses.
 
+use std::sync::OnceLock;
+
 use candle_core::cuda_backend::CudaError;
 use candle_core::cuda_backend::cudarc::cublas::result::CublasError;
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasStatus_t;
@@ -9,6 +11,7 @@ use candle_core::{CudaDevice, Device, Error};
 use roundhouse_types::Bytes;
 
 use super::CardMemory;
+use super::busy::{LIBRARY, Management};
 
 pub(super) fn count() -> Result<u16, String> {
     result::init().map_err(told)?;
@@ -36,6 +39,13 @@ pub(super) fn name(device: &Device) -> Result<String, String> {
 pub(super) fn memory(device: &Device) -> Result<CardMemory, String> {
     let (free, total) = context(device)?.mem_get_info().map_err(told)?;
     Ok(CardMemory { free: Bytes(free as u64), total: Bytes(total as u64) })
+}
+
+pub(super) fn busy(device: &Device) -> Result<f64, String> {
+    static OPENED: OnceLock<Result<Management, String>> = OnceLock::new();
+    let management = OPENED.get_or_init(|| Management::open(LIBRARY)).as_ref()?;
+    let uuid = context(device)?.uuid().map_err(told)?;
+    management.busy(uuid.bytes.map(|byte| byte.to_ne_bytes()[0]))
 }
 
 pub(super) fn give_back(device: &Device) -> Result<(), String> {

@@ -109,7 +109,7 @@ impl Texts {
 }
 
 /// The feed-forward blocks of sparse layers: a router gives each token a weight for each of them, and
-/// the heaviest are computed. Gated, without biases.
+/// the heaviest are computed. Gated.
 #[derive(Debug, Clone)]
 pub(crate) struct Experts {
     /// How many a layer has.
@@ -122,11 +122,49 @@ pub(crate) struct Experts {
     pub(crate) normalised: bool,
     /// Width between the projections of the expert that all tokens use beside them, where there is one.
     pub(crate) shared: Option<usize>,
+    /// Whether routers and experts have biases.
+    pub(crate) biased: bool,
+    /// Gates are cut off above this; what they multiply at plus and minus this, and is one more then.
+    pub(crate) limit: Option<f32>,
+    /// How the tensors lie that hold all experts of a layer, where the names have such.
+    pub(crate) lie: Lie,
     /// The first sparse layer's index plus one; every so manieth is sparse.
     pub(crate) every: usize,
     /// Layers that are not, whatever their index.
     pub(crate) dense: Vec<usize>,
     pub(crate) names: &'static ExpertNames,
+}
+
+impl Experts {
+    /// So called, in all layers, and the usual of everything else; how many there are and how wide is
+    /// to be said.
+    pub(crate) fn of(names: &'static ExpertNames) -> Self {
+        Self {
+            count: 0,
+            used: 0,
+            intermediate: 0,
+            normalised: true,
+            shared: None,
+            biased: false,
+            limit: None,
+            lie: Lie::Rows,
+            every: 1,
+            dense: Vec::new(),
+            names,
+        }
+    }
+}
+
+/// How tensors that hold all experts of a layer lie in files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// `[experts, outputs, inputs]`.
+    Rows,
+    /// `[experts, inputs, outputs]`, of which the outputs are gate and up in turns.
+    ColumnsInTurns,
+    /// As MXFP4: `_blocks` of `[experts, outputs, inputs / 32, 16]` and `_scales` of
+    /// `[experts, outputs, inputs / 32]`, of which the outputs are gate and up in turns.
+    BlocksInTurns,
 }
 
 /// How a family calls the tensors of sparse layers.
@@ -135,11 +173,22 @@ pub(crate) struct ExpertNames {
     pub(crate) router: &'static str,
     /// Before the number of an expert.
     pub(crate) experts: &'static str,
-    /// Gate and up.
-    pub(crate) up: [&'static str; 2],
+    /// Gate and up, one name each or one for both.
+    pub(crate) up: &'static [&'static str],
     pub(crate) down: &'static str,
-    /// The expert of all tokens, and what says by its sigmoid how much of it a token gets.
-    pub(crate) shared: Option<[&'static str; 2]>,
+    /// The expert of all tokens, and what says by its sigmoid how much of it a token gets, unless it
+    /// gets all.
+    pub(crate) shared: Option<(&'static str, Option<&'static str>)>,
+    /// Where the files hold all experts of a layer in one tensor.
+    pub(crate) stacked: Option<Stacked>,
+}
+
+/// The names of tensors that hold all experts of a layer: each a weight and, of biased experts, a bias.
+#[derive(Debug)]
+pub(crate) struct Stacked {
+    /// Gate and up in one.
+    pub(crate) up: [&'static str; 2],
+    pub(crate) down: [&'static str; 2],
 }
 
 /// What may differ from layer to layer.
@@ -181,6 +230,8 @@ pub(crate) struct Names {
     pub(crate) qkv: &'static [&'static str],
     /// Norms of queries and of keys.
     pub(crate) head_norms: Option<[&'static str; 2]>,
+    /// What each query head's softmax has beside its keys: a score whose value is nothing.
+    pub(crate) sinks: Option<&'static str>,
     pub(crate) attention_out: &'static str,
     /// Norms of what the attention and the feed-forward block add.
     pub(crate) result_norms: Option<[&'static str; 2]>,
@@ -206,6 +257,7 @@ pub(crate) const LLAMA_NAMES: Names = Names {
     attention_norm: Some("input_layernorm"),
     qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     head_norms: None,
+    sinks: None,
     attention_out: "self_attn.o_proj",
     result_norms: None,
     feed_forward_norm: Some("post_attention_layernorm"),

@@ -11,20 +11,25 @@ use crate::Error;
 /// More experts than any layer has: a list of them is made before tensors are looked for.
 pub(crate) const EXPERTS_MAX: usize = 1 << 12;
 
+/// Wider experts than any model has: twice as much must be a number, too.
+const WIDTH_MAX: usize = 1 << 24;
+
 pub(crate) const MIXTRAL_EXPERTS: ExpertNames = ExpertNames {
     router: "block_sparse_moe.gate",
     experts: "block_sparse_moe.experts",
-    up: ["w1", "w3"],
+    up: &["w1", "w3"],
     down: "w2",
     shared: None,
+    stacked: None,
 };
 
 pub(crate) const QWEN_EXPERTS: ExpertNames = ExpertNames {
     router: "mlp.gate",
     experts: "mlp.experts",
-    up: ["gate_proj", "up_proj"],
+    up: &["gate_proj", "up_proj"],
     down: "down_proj",
-    shared: Some(["mlp.shared_expert", "mlp.shared_expert_gate"]),
+    shared: Some(("mlp.shared_expert", Some("mlp.shared_expert_gate"))),
+    stacked: None,
 };
 
 /// Mixtral: Mistral whose every layer is sparse.
@@ -47,11 +52,7 @@ pub(super) fn mixtral(json: &Value) -> Result<DecoderConfig, Error> {
         count: extra.num_local_experts.unwrap_or(8),
         used: extra.num_experts_per_tok.unwrap_or(2),
         intermediate: config.intermediate,
-        normalised: true,
-        shared: None,
-        every: 1,
-        dense: Vec::new(),
-        names: &MIXTRAL_EXPERTS,
+        ..Experts::of(&MIXTRAL_EXPERTS)
     };
     Ok(DecoderConfig {
         kinds: Windows::read(json, None)?.everywhere()?,
@@ -95,7 +96,7 @@ impl Qwen {
             shared,
             every: self.decoder_sparse_step.unwrap_or(1),
             dense: self.mlp_only_layers.unwrap_or_default(),
-            names: &QWEN_EXPERTS,
+            ..Experts::of(&QWEN_EXPERTS)
         };
         let mut windows = Windows::read(json, Some(4096))?;
         windows.sliding_window = windows.sliding_window.filter(|_| self.use_sliding_window);
@@ -134,6 +135,10 @@ pub(super) fn checked(experts: Experts) -> Result<Experts, Error> {
         ("shared_expert_intermediate_size", experts.shared.unwrap_or(1)),
         ("decoder_sparse_step", experts.every),
     ])?;
+    let width = experts.intermediate.max(experts.shared.unwrap_or(0));
+    if width > WIDTH_MAX {
+        return Err(Error::config(CONFIG, format!("experts are {width} wide")));
+    }
     if experts.count > EXPERTS_MAX || experts.used > experts.count {
         let reason = format!("{} of {} experts for a token", experts.used, experts.count);
         return Err(Error::config(CONFIG, reason));

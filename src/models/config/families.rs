@@ -5,8 +5,8 @@ use serde_json::Value;
 
 use super::decoder::DecoderConfig;
 use super::{
-    cohere, experts, falcon, gemma, glm, gpt, granite, llama, mistral, olmo, opt, phi, qwen,
-    smollm, starcoder, wrapped,
+    cohere, experts, falcon, gemma, glm, gpt, gpt_oss, granite, llama, mistral, olmo, opt, phi,
+    qwen, smollm, starcoder, wrapped,
 };
 use crate::Error;
 
@@ -15,7 +15,7 @@ pub(crate) type Read = fn(&Value) -> Result<DecoderConfig, Error>;
 
 /// Every family by the architecture that files name, and by the type of model for which transformers
 /// takes it where they name none.
-const FAMILIES: [(&str, &str, Read); 34] = [
+const FAMILIES: [(&str, &str, Read); 37] = [
     ("LlamaForCausalLM", "llama", llama::llama),
     ("MistralForCausalLM", "mistral", mistral::mistral),
     ("Qwen2ForCausalLM", "qwen2", qwen::qwen2),
@@ -50,6 +50,9 @@ const FAMILIES: [(&str, &str, Read); 34] = [
     ("FalconForCausalLM", "falcon", falcon::falcon),
     ("GPTJForCausalLM", "gptj", gpt::gptj),
     ("GPTBigCodeForCausalLM", "gpt_bigcode", gpt::gpt_bigcode),
+    ("GptOssForCausalLM", gpt_oss::TYPE, gpt_oss::gpt_oss),
+    ("GraniteMoeForCausalLM", "granitemoe", granite::granite_moe),
+    ("GraniteMoeSharedForCausalLM", "granitemoeshared", granite::granite_moe),
 ];
 
 /// What is served, as refusals say it.
@@ -57,7 +60,8 @@ pub(crate) const SERVED: &str = "; LlamaForCausalLM, MistralForCausalLM, Qwen2Fo
      Qwen3ForCausalLM, Phi3ForCausalLM, SmolLM3ForCausalLM, GemmaForCausalLM, \
      Gemma2ForCausalLM, Gemma3ForCausalLM, GPT2LMHeadModel, StableLmForCausalLM, \
      GPTNeoXForCausalLM, MixtralForCausalLM, Qwen3MoeForCausalLM, Qwen2MoeForCausalLM, \
-     OlmoeForCausalLM, OPTForCausalLM, PhiForCausalLM, OlmoForCausalLM, Olmo2ForCausalLM, \
+     OlmoeForCausalLM, GptOssForCausalLM, GraniteMoeForCausalLM, \
+     GraniteMoeSharedForCausalLM, OPTForCausalLM, PhiForCausalLM, OlmoForCausalLM, Olmo2ForCausalLM, \
      Olmo3ForCausalLM, GraniteForCausalLM, Starcoder2ForCausalLM, CohereForCausalLM, \
      Cohere2ForCausalLM, GlmForCausalLM, Glm4ForCausalLM, FalconForCausalLM, GPTJForCausalLM, \
      GPTBigCodeForCausalLM; of what reads images, too, the text part of \
@@ -101,7 +105,7 @@ pub(crate) fn of_type(model_type: &str) -> Option<&'static str> {
 
 /// Why an architecture that is not served is refused.
 pub(crate) fn refusal(architecture: &str) -> Error {
-    const EXPERTS: [&str; 6] = ["Moe", "MoE", "Deepseek", "Dbrx", "GptOss", "Llama4ForCausalLM"];
+    const EXPERTS: [&str; 5] = ["Moe", "MoE", "Deepseek", "Dbrx", "Llama4ForCausalLM"];
     const IMAGES: [&str; 4] = ["ConditionalGeneration", "Vision", "Phi3V", "Phi4MM"];
     let is = |parts: &[&str]| parts.iter().any(|part| architecture.contains(part));
     let (what, advice) = if is(&IMAGES) {
@@ -114,8 +118,9 @@ pub(crate) fn refusal(architecture: &str) -> Error {
     } else if is(&EXPERTS) {
         (
             " (a mixture of experts) is",
-            "; MixtralForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM, OlmoeForCausalLM and \
-             dense decoders are",
+            "; MixtralForCausalLM, Qwen2MoeForCausalLM, Qwen3MoeForCausalLM, OlmoeForCausalLM, \
+             GptOssForCausalLM, GraniteMoeForCausalLM, GraniteMoeSharedForCausalLM and dense \
+             decoders are",
         )
     } else if is(&["NomicBert"]) {
         (

@@ -86,6 +86,15 @@ pub(super) fn gemma2(json: &Value) -> Result<DecoderConfig, Error> {
 
 /// Gemma 3, the text decoder.
 pub(super) fn gemma3(json: &Value) -> Result<DecoderConfig, Error> {
+    if json.get("text_config").is_some() {
+        return Err(Error::NotServed {
+            what: "a Gemma 3 that reads images, too, for vectors or labels (text_config in \
+                   config.json) is"
+                .into(),
+            advice: "; Gemma3ForConditionalGeneration is, and Gemma3TextModel, Gemma3ForCausalLM \
+                     and Gemma3TextForSequenceClassification, which read text alone",
+        });
+    }
     let defaults = Defaults { context: 131_072, rope_theta: 1_000_000.0, ..DEFAULTS };
     let (extra, mut config) = common(json, &defaults)?;
     if cap(json, "attn_logit_softcapping", None)?.is_some() {

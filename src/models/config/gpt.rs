@@ -106,10 +106,17 @@ pub(super) fn gptj(json: &Value) -> Result<DecoderConfig, Error> {
     let Some(rotated) = rotated else {
         return Err(Error::config(CONFIG, "rotary_dim is no number of dimensions"));
     };
-    if let (Some(hidden), Some(heads)) = (count("hidden_size"), count("num_attention_heads"))
-        && let Some(keys) = renamed.as_object_mut()
-    {
-        let part = rotated as f64 * heads as f64 / hidden as f64;
+    let shape = (count("hidden_size"), count("num_attention_heads").filter(|heads| *heads > 0));
+    if let ((Some(hidden), Some(heads)), Some(keys)) = (shape, renamed.as_object_mut()) {
+        let head = hidden / heads;
+        if rotated == 0 || rotated > head || !rotated.is_multiple_of(2) {
+            let reason = format!(
+                "rotary_dim is {rotated}: an even number of a head's {head} dimensions is rotated"
+            );
+            return Err(Error::config(CONFIG, reason));
+        }
+        // What is behind the point is cut off.
+        let part = ((rotated as f64 + 0.5) / head as f64).min(1.0);
         keys.insert("partial_rotary_factor".into(), part.into());
     }
     let mut config = plain(&renamed, &Defaults { norm_epsilon: 1e-5, ..Defaults::LLAMA })?;

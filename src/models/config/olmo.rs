@@ -75,10 +75,7 @@ pub(super) fn olmoe(json: &Value) -> Result<DecoderConfig, Error> {
         used: extra.num_experts_per_tok.unwrap_or(8),
         intermediate: config.intermediate,
         normalised: extra.norm_topk_prob,
-        shared: None,
-        every: 1,
-        dense: Vec::new(),
-        names: &QWEN_EXPERTS,
+        ..Experts::of(&QWEN_EXPERTS)
     };
     Ok(DecoderConfig {
         qkv_limit: limit(json)?,

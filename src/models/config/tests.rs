@@ -27,7 +27,7 @@ fn told(case: &str, json: &Value) -> String {
     }
 }
 
-const CASES: [&str; 34] = [
+const CASES: [&str; 36] = [
     "bert-mean-normalised",
     "bert-one-label",
     "cohere2-windows",
@@ -45,8 +45,10 @@ const CASES: [&str; 34] = [
     "glm",
     "gpt-bigcode",
     "gpt-neox-parallel",
+    "gpt-oss",
     "gpt2",
     "gptj-partial",
+    "granite-moe-shared",
     "granite-multipliers",
     "llama-gqa-tied",
     "mistral-window",
@@ -193,4 +195,46 @@ fn projections_behind_the_pooling_count_among_the_widest() {
     };
     config.texts.dense = vec![dense(most + 1, outputs + 1), dense(least - 1, 1)];
     assert_eq!(config.extents(), [least - 1, most + 1, outputs + 1]);
+}
+
+/// What transformers' `GptOssConfig` takes absent keys for.
+#[test]
+fn what_a_gpt_oss_does_not_say_is_what_transformers_takes_it_for() {
+    let (read, _) = families::find("GptOssForCausalLM").unwrap();
+    let told = |json: &Value| format!("{:?}", read(json).unwrap());
+    let required = json!({
+        "hidden_size": 2880, "intermediate_size": 2880, "num_hidden_layers": 4,
+        "num_attention_heads": 64, "vocab_size": 201_088
+    });
+    let absent = told(&required);
+    let defaults = json!({
+        "num_local_experts": 128, "num_experts_per_tok": 4, "num_key_value_heads": 8, "head_dim": 64,
+        "sliding_window": 128, "rope_theta": 150_000.0, "tie_word_embeddings": false,
+        "hidden_act": "silu", "max_position_embeddings": 131_072, "rms_norm_eps": 1e-5,
+        "attention_bias": true, "swiglu_limit": 7.0,
+        "layer_types": [
+            "sliding_attention", "full_attention", "sliding_attention", "full_attention"
+        ],
+        "rope_scaling": {
+            "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+            "truncate": false, "original_max_position_embeddings": 4096
+        }
+    });
+    let others = json!({
+        "num_local_experts": 32, "num_experts_per_tok": 2, "num_key_value_heads": 4, "head_dim": 32,
+        "sliding_window": 64, "rope_theta": 10_000.0, "tie_word_embeddings": true,
+        "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
+        "attention_bias": false, "swiglu_limit": 6.0, "layer_types": vec!["full_attention"; 4],
+        "rope_scaling": {"rope_type": "yarn", "factor": 16.0, "truncate": false}
+    });
+    for (key, value) in defaults.as_object().unwrap() {
+        let mut written = required.clone();
+        written[key] = value.clone();
+        assert_eq!(told(&written), absent, "{key}");
+        // The key is one that counts, but for the activation, which is always the same.
+        if key != "hidden_act" {
+            written[key] = others[key].clone();
+            assert_ne!(told(&written), absent, "{key}");
+        }
+    }
 }

@@ -7,7 +7,9 @@ use candle_core::{Result, Tensor};
 
 use super::weights::{Outcome, Take};
 use crate::activation::{Activation, with_floats};
-use crate::config::decoder::Experts as Config;
+use crate::adapter::{ExpertSites, Groups, Site};
+use crate::config::decoder::{Experts as Config, Lie};
+use crate::in_place;
 use crate::linear::Linear;
 use crate::reader::Parameter;
 use crate::simd::exp;
@@ -25,8 +27,9 @@ pub(super) struct Experts<T> {
 /// An expert of all tokens.
 #[derive(Debug)]
 pub(super) struct Shared<T> {
-    /// `[1, hidden]`: as it is in the files, as the router is. Its sigmoid says how much a token gets.
-    pub(super) gate: Linear<T>,
+    /// `[1, hidden]`: as it is in the files, as the router is. Its sigmoid says how much a token gets;
+    /// without one, all.
+    pub(super) gate: Option<Linear<T>>,
     pub(super) expert: Expert<T>,
 }
 
@@ -46,25 +49,33 @@ impl<T> Experts<T> {
         take: &mut Take<'_, T, E>,
     ) -> Outcome<Self, E> {
         let names = config.names;
-        let exact = |take: &mut Take<'_, T, E>, name: &str, rows: usize| {
-            let name = format!("{layer}.{name}.weight");
-            let weight = take(Parameter { exact: true, ..Parameter::matrix(name, rows, hidden) })?;
-            Ok(Linear { weight, bias: None })
+        let exact = |take: &mut Take<'_, T, E>, name: &str, (rows, biased): (usize, bool)| {
+            let name = format!("{layer}.{name}");
+            let matrix = Parameter::matrix(format!("{name}.weight"), rows, hidden);
+            let weight = take(Parameter { exact: true, ..matrix })?;
+            let bias = match biased {
+                true => Some(take(Parameter::vector(format!("{name}.bias"), rows))?),
+                false => None,
+            };
+            Ok(Linear { weight, bias })
         };
         let expert = |take: &mut Take<'_, T, E>, name: &str, width: usize| {
             let named = |module: &str| format!("{layer}.{name}.{module}");
-            let up = names.up.map(|module| (named(module), width));
-            let up = Linear::gather(take, &up, hidden, false)?;
-            let down = Linear::gather(take, &[(named(names.down), hidden)], width, false)?;
+            let each = 2 * width / names.up.len();
+            let up: Vec<_> = names.up.iter().map(|module| (named(module), each)).collect();
+            let transposed = config.lie == Lie::ColumnsInTurns;
+            let up = Linear::gather_lying(take, &up, (hidden, transposed), config.biased)?;
+            let down = [(named(names.down), hidden)];
+            let down = Linear::gather_lying(take, &down, (width, transposed), config.biased)?;
             Ok(Expert { up, down })
         };
-        let router = exact(take, names.router, config.count)?;
+        let router = exact(take, names.router, (config.count, config.biased))?;
         let each = (0..config.count)
             .map(|index| expert(take, &format!("{}.{index}", names.experts), config.intermediate));
         let each = each.collect::<Outcome<_, E>>()?;
         let shared = match (config.shared, names.shared) {
-            (Some(width), Some([name, gate])) => {
-                let gate = exact(take, gate, 1)?;
+            (Some(width), Some((name, gate))) => {
+                let gate = gate.map(|gate| exact(take, gate, (1, false))).transpose()?;
                 Some(Shared { gate, expert: expert(take, name, width)? })
             }
             _ => None,
@@ -74,23 +85,28 @@ impl<T> Experts<T> {
 }
 
 impl Experts<Tensor> {
-    /// What all tokens' experts make of them: `[tokens, hidden]` to the same.
+    /// What all tokens' experts make of them: `[tokens, hidden]` to the same; what adapters make of the
+    /// same tokens is added at `sites`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
         config: &Config,
         activation: Activation,
+        (groups, sites): (&Groups, ExpertSites),
     ) -> Result<Tensor> {
         let shape = x.dims2()?;
-        let scores = self.router.alone(x)?;
+        let scores = self.router.forward(x, (groups, sites.router()))?;
         let routes = with_floats(&scores, |scores| routes(scores, config))?;
         drop(scores);
+        let owners = groups.owners(shape.0);
         let mut out = vec![0.0; shape.0 * shape.1];
         for routes in routes.chunk_by(|a, b| a.expert == b.expert) {
             let expert = &self.each[routes[0].expert as usize];
             let rows = with_floats(x, |x| gathered(x, routes, shape.1))?;
             let rows = Tensor::from_vec(rows, (routes.len(), shape.1), x.device())?;
-            let made = expert.forward(rows, activation)?;
+            let of = sites.expert(routes[0].expert as usize);
+            let beside = owners.gathered(of, routes.iter().map(|route| route.token));
+            let made = expert.forward(rows, (activation, config.limit), (&beside, of))?;
             with_floats(&made, |made| {
                 for (route, made) in routes.iter().zip(made.chunks_exact(shape.1)) {
                     let out = &mut out[route.token as usize * shape.1..][..shape.1];
@@ -99,12 +115,19 @@ impl Experts<Tensor> {
             })?;
         }
         if let Some(shared) = &self.shared {
-            let parts = with_floats(&shared.gate.alone(x)?, <[f32]>::to_vec)?;
-            let made = shared.expert.forward(x.clone(), activation)?;
+            let sigmoid = |score: &f32| 1.0 / (1.0 + exp::<false>(-score));
+            let parts: Vec<f32> = match &shared.gate {
+                Some(gate) => {
+                    let scores = gate.forward(x, (groups, sites.shared_gate()))?;
+                    with_floats(&scores, |scores| scores.iter().map(sigmoid).collect())?
+                }
+                None => vec![1.0; shape.0],
+            };
+            let beside = (groups, sites.shared());
+            let made = shared.expert.forward(x.clone(), (activation, config.limit), beside)?;
             with_floats(&made, |made| {
                 let rows = out.chunks_exact_mut(shape.1).zip(made.chunks_exact(shape.1));
                 for ((out, made), part) in rows.zip(&parts) {
-                    let part = 1.0 / (1.0 + exp::<false>(-part));
                     out.iter_mut().zip(made).for_each(|(out, made)| *out += part * made);
                 }
             })?;
@@ -115,13 +138,33 @@ impl Experts<Tensor> {
 
 impl Expert<Tensor> {
     /// What it makes of some rows.
-    fn forward(&self, rows: Tensor, activation: Activation) -> Result<Tensor> {
-        let up = self.up.alone(&rows)?;
+    fn forward(
+        &self,
+        rows: Tensor,
+        (activation, limit): (Activation, Option<f32>),
+        (groups, sites): (&Groups, [Site; 2]),
+    ) -> Result<Tensor> {
+        let up = self.up.forward(&rows, (groups, sites[0]))?;
         drop(rows);
+        if let Some(limit) = limit {
+            cut(&up, limit)?;
+        }
         let activated = activation.gate(&up)?;
         drop(up);
-        self.down.alone(&activated)
+        self.down.forward(&activated, (groups, sites[1]))
     }
+}
+
+/// Cuts gates off above `limit`, and what they multiply at plus and minus it; to which one is added.
+fn cut(up: &Tensor, limit: f32) -> Result<()> {
+    in_place::change(up, |numbers, width| {
+        for row in numbers.chunks_exact_mut(width) {
+            let (gate, up) = row.split_at_mut(width / 2);
+            // What is no number stays what it is.
+            gate.iter_mut().for_each(|gate| *gate = gate.clamp(f32::NEG_INFINITY, limit));
+            up.iter_mut().for_each(|up| *up = up.clamp(-limit, limit) + 1.0);
+        }
+    })
 }
 
 /// A token that an expert computes.
@@ -183,9 +226,7 @@ mod tests {
     use crate::config::experts::MIXTRAL_EXPERTS;
 
     fn config(count: usize, used: usize, normalised: bool) -> Config {
-        let names = &MIXTRAL_EXPERTS;
-        let (every, dense, shared) = (1, Vec::new(), None);
-        Config { count, used, intermediate: 8, normalised, shared, every, dense, names }
+        Config { count, used, intermediate: 8, normalised, ..Config::of(&MIXTRAL_EXPERTS) }
     }
 
     #[test]

@@ -32,7 +32,8 @@ use std::any::Any;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::rotary_emb::rope_thd;
 use roundhouse_engine::{
-    AdapterId, BlockId, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput, StepPlan, Want,
+    AdapterId, BlockId, HeadSpec, KvSpec, ModelRunner, RunnerError, RunnerSpec, StepOutput,
+    StepPlan, Want,
 };
 use roundhouse_types::Bytes;
 
@@ -176,11 +177,12 @@ impl Portable {
         if packed.outputs.is_empty() {
             return Ok(StepOutput::default());
         }
-        let x = x.index_select(&Tensor::new(packed.places(plan), &self.device)?, 0)?;
+        let x = x.index_select(&Tensor::new(packed.places(plan, |_| true), &self.device)?, 0)?;
         let x = self.norm.forward(&x, &self.config)?;
         // [vectors, vocab]
         let vectors = project(&self.head, &x)?.to_vec2()?;
-        Ok(super::answered(plan, vectors, &self.config))
+        let own = vec![None; packed.outputs.len()];
+        Ok(super::answered(plan, own, vectors, &self.config))
     }
 
     /// The vectors that rows want.
@@ -289,7 +291,8 @@ impl Portable {
         let queries = (queries * f64::from(config.query_scale))?;
         let window = step.windows.iter().position(|window| *window == kind.window);
         let Some(window) = window else { bail!("layer {index} has a window unplanned for") };
-        let of = scores::Attention { heads, cap: config.score_cap, layer: place, window };
+        let (cap, sinks) = (config.score_cap, layer.sinks.as_ref());
+        let of = scores::Attention { heads, cap, sinks, layer: place, window };
         let out = scores::attend(of, &queries, &step.places, kept)?;
         let out = project(&layer.attention_out, &out)?;
         result(layer.attention_result_norm.as_ref(), out, config)
@@ -466,7 +469,7 @@ impl ModelRunner for Portable {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> std::result::Result<Option<usize>, RunnerError> {
+    ) -> std::result::Result<Option<HeadSpec>, RunnerError> {
         drop(weights);
         Err(no_adapters(id))
     }

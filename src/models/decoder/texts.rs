@@ -40,13 +40,10 @@ impl Decoder {
         mix.tokens.shift(Site::norm(layers), &x)?;
         let outputs = plan.rows.iter().filter(|row| row.output);
         let wants: Vec<Wanted<'_>> = outputs.zip(&packed.outputs).collect();
-        let mut rows = vec![None; wants.len()];
-        for Headed { head, rows: places, groups } in &mix.heads {
-            let own: Vec<Wanted<'_>> = places.iter().map(|place| wants[*place]).collect();
-            let read = self.last(&own, &x)?;
-            let answers = groups.alone(Site::head(layers), &read, head.config.width)?.to_vec2()?;
-            places.iter().zip(answers).for_each(|(place, answer)| rows[*place] = Some(answer));
-        }
+        let rows = self.answered_apart(mix, wants.len(), |headed| {
+            let own: Vec<Wanted<'_>> = headed.rows.iter().map(|place| wants[*place]).collect();
+            self.last(&own, &x)
+        })?;
         let others = wants.iter().zip(&rows).filter(|(_, row)| row.is_none());
         let others: Vec<Wanted<'_>> = others.map(|(want, _)| *want).collect();
         let others = match (others.is_empty(), self.config.texts.labels) {
@@ -60,6 +57,36 @@ impl Decoder {
         let mut others = others.into_iter();
         let rows = rows.into_iter().map(|row| row.or_else(|| others.next()).unwrap_or_default());
         Ok(StepOutput { rows: rows.collect() })
+    }
+
+    /// What adapters' own heads make of sequences that end with these rows, beside those that go on;
+    /// `x`: the last layer's `[tokens, hidden]`.
+    pub(super) fn of_own_heads(
+        &self,
+        packed: &Packed<'_>,
+        (x, mix): (&Tensor, &Mix),
+    ) -> Result<Vec<Option<Vec<f32>>>> {
+        self.answered_apart(mix, packed.outputs.len(), |Headed { rows, groups, .. }| {
+            let places = rows.iter().map(|place| packed.outputs[*place].last_row()).collect();
+            self.read_at(places, x, groups)
+        })
+    }
+
+    /// The answers of adapters' own heads among so many `outputs`, of what each reads.
+    fn answered_apart(
+        &self,
+        mix: &Mix,
+        outputs: usize,
+        read: impl Fn(&Headed) -> Result<Tensor>,
+    ) -> Result<Vec<Option<Vec<f32>>>> {
+        let site = Site::head(self.layers.len());
+        let mut rows = vec![None; outputs];
+        for headed in &mix.heads {
+            let (x, width) = (read(headed)?, headed.head.config.width);
+            let answers = headed.groups.alone(site, &x, width)?.to_vec2()?;
+            headed.rows.iter().zip(answers).for_each(|(row, answer)| rows[*row] = Some(answer));
+        }
+        Ok(rows)
     }
 
     /// The vectors that heads for labels read: `[rows, hidden]`.

@@ -38,6 +38,8 @@ pub(super) struct Layer<T> {
     pub(super) qkv: Linear<T>,
     /// Of queries and of keys.
     pub(super) head_norms: Option<[Norm<T>; 2]>,
+    /// `[heads]`: the score of a key beside all others, whose value is nothing.
+    pub(super) sinks: Option<T>,
     pub(super) attention_out: Linear<T>,
     pub(super) attention_result_norm: Option<Norm<T>>,
     /// `None` where the feed-forward block reads what the attention does.
@@ -137,6 +139,8 @@ impl<T> Layer<T> {
             }
             None => None,
         };
+        let sinks = names.sinks.map(|sinks| format!("{name}.{sinks}"));
+        let sinks = sinks.map(|name| take(Parameter::vector(name, heads.heads))).transpose()?;
         let out_bias = config.attention_out_bias;
         let out = linear(take, &[names.attention_out], &[hidden], (attended, out_bias))?;
         let out_norm = result_norm(0).map(|name| norm(take, name, hidden)).transpose()?;
@@ -156,6 +160,7 @@ impl<T> Layer<T> {
             attention_norm,
             qkv,
             head_norms,
+            sinks,
             attention_out: out,
             attention_result_norm: out_norm,
             feed_forward_norm: fed_norm,
@@ -178,6 +183,11 @@ impl DecoderWeights<Tensor> {
     pub(super) fn head_norms(&self) -> Result<Vec<[Vec<f32>; 2]>> {
         let norms = self.layers.iter().filter_map(|layer| layer.head_norms.as_ref());
         norms.map(|[queries, keys]| Ok([queries.numbers()?, keys.numbers()?])).collect()
+    }
+
+    /// The sinks of all heads, layer by layer.
+    pub(super) fn sinks(&self) -> Result<Vec<Vec<f32>>> {
+        self.layers.iter().filter_map(|layer| layer.sinks.as_ref()).map(Tensor::to_vec1).collect()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::Error;
-use crate::files::HEADER_MAX;
+use crate::files::{HEADER_MAX, refuse_pointer};
 use crate::format::{BlockFormat, Stored};
 
 /// The first read of a file; the next ones are four times as long each.
@@ -118,6 +118,7 @@ pub fn gguf_bytes(file: &str, size: u64, first: &[u8]) -> Result<u64, Error> {
     if first.is_empty() {
         return Ok(FIRST.min(size).max(1));
     }
+    refuse_pointer(file, first)?;
     match Header::parse(file, size, first)? {
         Some(header) => Ok(header.length),
         None => Ok((first.len() as u64 * 4).clamp(FIRST, HEADER_MAX).min(size)),
@@ -353,7 +354,7 @@ fn shown(name: &str) -> String {
 }
 
 /// The types that are read.
-const READ: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K and Q6_K";
+const READ: &str = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K and MXFP4";
 
 fn stored(number: u32) -> Option<Stored> {
     Some(match number {
@@ -368,6 +369,7 @@ fn stored(number: u32) -> Option<Stored> {
         12 => Stored::Blocks(BlockFormat::Q4K),
         13 => Stored::Blocks(BlockFormat::Q5K),
         14 => Stored::Blocks(BlockFormat::Q6K),
+        39 => Stored::Blocks(BlockFormat::Mxfp4),
         _ => return None,
     })
 }

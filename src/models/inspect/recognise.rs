@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::config::encoder::families as encoders;
 use crate::config::{CONFIG, Head, families};
-use crate::files::{Files, SHARD_INDEX, SINGLE};
+use crate::files::{Files, SHARD_INDEX, SINGLE, refuse_pointer};
 use crate::gguf;
 
 /// What would have been recognised.
@@ -13,6 +13,9 @@ const EXPECTED: &str = "config.json with safetensors weights of a decoder or of 
 
 /// Refuses folders that are something else, by what they are.
 pub(super) fn recognise(files: &Files) -> Result<(), Error> {
+    for (path, first) in files.headers.iter().chain(&files.contents) {
+        refuse_pointer(path, first)?;
+    }
     let has = |name: &str| files.sizes.contains_key(name);
     let ending = |ending: &str| files.sizes.keys().find(|path| path.ends_with(ending));
     let refuse = |what: String, advice| Err(Error::NotServed { what, advice });

@@ -140,7 +140,7 @@ fn f16s(dir: &Path) {
 fn no_step_needs_more_than_its_charged_workspace() {
     let settings =
         LoadSettings { kv_sequences: 8, step_tokens: STEP_TOKENS, ..LoadSettings::default() };
-    let kinds: [Kind; 21] = [
+    let kinds: [Kind; 22] = [
         ("llama", None, |dir| random::llama(dir, DECODER)),
         ("llama of whole pages", None, |dir| {
             random::llama(dir, Llama { intermediate: 1024, ..DECODER })
@@ -152,6 +152,7 @@ fn no_step_needs_more_than_its_charged_workspace() {
         ("gemma3", None, |dir| families::gemma3(dir, DECODER)),
         ("mixtral", None, |dir| families::mixtral(dir, DECODER)),
         ("mixtral", Some(Quantize::Q8_0), |dir| families::mixtral(dir, DECODER)),
+        ("gpt_oss", None, |dir| families::gpt_oss(dir, DECODER)),
         ("gpt2", None, |dir| families::gpt2(dir, DECODER)),
         ("olmo", None, |dir| families::olmo(dir, DECODER)),
         ("cohere", None, |dir| families::cohere(dir, DECODER)),

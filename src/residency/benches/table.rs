@@ -64,6 +64,14 @@ fn adapters(criterion: &mut Criterion) {
         });
     }
     group.finish();
+    let mut group = criterion.benchmark_group("the same beside a floor and below a ceiling");
+    for adapters in [100, 1_000, 10_000] {
+        let mut table = BusyTable::with_limits(adapters);
+        group.bench_function(BenchmarkId::from_parameter(adapters), |bench| {
+            bench.iter(|| table.replace());
+        });
+    }
+    group.finish();
 }
 
 /// A request on a resident among ten thousand, while other models are on their way.

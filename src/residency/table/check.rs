@@ -13,9 +13,12 @@ use super::sharing::whole;
 use super::state::{Job, Model, NextLook, Purpose, Room, State};
 use crate::decision::Departure;
 
+mod tenants;
+
 impl Table {
     pub(super) fn check(&self) {
         self.check_accounts();
+        self.check_tenants();
         self.check_loads();
         self.check_replicas();
         self.check_residents();

@@ -4,6 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::{ArtefactId, Bytes, ContentId, DeviceId, Footprint, Part, SharedPart};
 
+mod shares;
+
+use self::shares::Shares;
+use crate::config::tenant;
+
 /// Names one holding for as long as somebody holds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum HoldingId {
@@ -51,6 +56,8 @@ struct Account {
     holders: BTreeMap<ArtefactId, Vec<HoldingId>>,
     /// What loads count on.
     counted: BTreeMap<ArtefactId, Vec<HoldingId>>,
+    /// Always what `share` says of each tenant's residents, added up.
+    shares: Shares,
 }
 
 #[derive(Debug)]
@@ -355,6 +362,7 @@ impl Ledger {
                 account.charged += bytes;
             }
             held.holders += 1;
+            account.shares.took(tenant(&holder.model), held.holding.id, held.holding.bytes);
         }
     }
 
@@ -362,6 +370,10 @@ impl Ledger {
     pub(super) fn discharge(&mut self, device: DeviceId, holder: &ArtefactId) -> Bytes {
         let account = self.account_mut(device);
         let ids = account.holders.remove(holder).unwrap_or_default();
+        for id in &ids {
+            let bytes = account.bytes(id);
+            account.shares.left(tenant(&holder.model), *id, bytes);
+        }
         account.let_go(ids)
     }
 
@@ -431,6 +443,11 @@ impl Ledger {
         let held = held.filter_map(|id| account.held.get(id));
         held.map(|held| Bytes(held.holding.bytes.0 / (held.holders - held.counting).max(1) as u64))
             .sum()
+    }
+
+    /// The same of all residents of a tenant.
+    pub(super) fn tenant_share(&self, device: DeviceId, tenant: &str) -> Bytes {
+        self.account(device).shares.of(tenant)
     }
 
     fn account(&self, device: DeviceId) -> &Account {

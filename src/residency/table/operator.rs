@@ -32,7 +32,7 @@ impl Table {
         if options.force {
             let entry = self.model_mut(model);
             (entry.trouble, entry.deaths) = (None, 0);
-        } else if let Some(failure) = self.trouble_told(model) {
+        } else if let Some(failure) = self.trouble_stands(model) {
             return self.refuse_caller(waiter, model, &failure);
         }
         self.enqueue(waiter, model, hold_until, Purpose::Load(options));

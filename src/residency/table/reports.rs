@@ -102,9 +102,12 @@ impl Table {
         entry.trouble = Some(Trouble {
             failure: failure.clone(),
             version: Some(version.clone()),
+            since: now,
             until: now + retry,
+            beside_until: None,
             attempts: deaths,
             quarantined: false,
+            asks: false,
         });
         self.note_failed(&key.artefact.model);
         (deaths, retry)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use roundhouse_types::{Failure, ModelId, TenantName, Tier};
+use roundhouse_types::{ErrorKind, Failure, ModelId, TenantName, Tier};
 
 use super::Table;
 use super::event::{Effect, Grant, Key, LoadReport, Report, WaiterId};
@@ -34,7 +34,7 @@ impl Table {
             let failure = Error::NotLoaded { model: model.clone() }.into();
             return self.refuse_caller(waiter, model, &failure);
         }
-        if let Some(failure) = self.trouble_told(model) {
+        if let Some(failure) = self.trouble_stands(model) {
             self.check_freshness(model);
             return self.refuse_caller(waiter, model, &failure);
         }
@@ -121,10 +121,12 @@ impl Table {
                 // it cannot be loaded again before it is gone.
                 if !entry.residents.iter().any(|key| leaving(&key)) {
                     let is_asked_for = !entry.waiters.is_empty();
-                    match self.trouble_told(model).filter(|_| !is_asked_for) {
+                    match self.trouble_stands(model).filter(|_| !is_asked_for) {
                         // As its own callers would be told.
                         Some(failure) => self.refuse_adapters(model, &failure),
-                        None => self.resolve(model, false),
+                        // Who is let in because a look is due has the store itself looked at: what it
+                        // was last known to name is what failed.
+                        None => self.resolve(model, self.looks_anew(model)),
                     }
                 }
             }
@@ -198,6 +200,26 @@ impl Table {
             self.unload_if_free(key);
         }
         self.feel(&key.artefact.model);
+    }
+
+    /// The failure that keeps whoever comes now from a load: the remembered one, unless another version may
+    /// be the one to serve by now.
+    pub(super) fn trouble_stands(&self, model: &ModelId) -> Option<Failure> {
+        let told = self.trouble_told(model)?;
+        let trouble = self.models.peek(model)?.trouble.as_ref()?;
+        (!trouble.asks && !self.looks_anew(model)).then_some(told)
+    }
+
+    /// Whether a remembered failure of a version is so old that the next look for newer ones is due.
+    fn looks_anew(&self, model: &ModelId) -> bool {
+        let Some(told) = self.trouble_told(model) else { return false };
+        let trouble = self.models.peek(model).and_then(|entry| entry.trouble.as_ref());
+        trouble.is_some_and(|trouble| {
+            let is_of_version =
+                trouble.version.is_some() && told.kind() != ErrorKind::StoreUnavailable;
+            let age = self.now.saturating_duration_since(trouble.since);
+            is_of_version && age >= self.config.refresh_every && self.is_check_due(model)
+        })
     }
 
     /// The remembered failure, while its pause lasts.

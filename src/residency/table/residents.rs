@@ -129,6 +129,11 @@ impl Residents {
         self.others.iter()
     }
 
+    /// Those that may be anything but idle: the others that are listed, and what changed since.
+    pub(super) fn unlike_idle(&self) -> impl Iterator<Item = &Key> {
+        self.others.iter().chain(&self.changed)
+    }
+
     /// Notes whether an artefact is on several devices.
     pub(super) fn note_several(&mut self, artefact: &ArtefactId, is_on_several: bool) {
         if is_on_several {

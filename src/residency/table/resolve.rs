@@ -3,8 +3,10 @@
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 
 use super::Table;
-use super::event::{Effect, RefreshReport, Report, WaiterId};
-use super::state::{Fetch, Job, Purpose, Resolving, Room, State, Trouble, Unfit, pause};
+use super::event::{Effect, Key, RefreshReport, Report, WaiterId};
+use super::state::{
+    Fetch, Job, Purpose, Resolving, Room, State, Trouble, Unfit, pause, pause_beside,
+};
 use crate::decision::{Action, Decided, Departure, Stage};
 use crate::error::Error;
 use crate::loader::Resolution;
@@ -41,14 +43,20 @@ impl Table {
 
     /// Asks the store beside a request, never in front of it, and not too often.
     pub(super) fn check_freshness(&mut self, model: &ModelId) {
-        let Some(entry) = self.models.peek(model) else {
-            return;
-        };
-        let age = entry.checked_at.map(|at| self.now.saturating_duration_since(at));
-        let is_due = age.is_none_or(|age| age >= self.config.refresh_every);
-        if is_due && entry.resolving.is_none() && entry.jobs.is_empty() && !self.stopping {
+        let is_at_rest = self
+            .models
+            .peek(model)
+            .is_some_and(|entry| entry.resolving.is_none() && entry.jobs.is_empty());
+        if is_at_rest && self.is_check_due(model) && !self.stopping {
             self.resolve(model, true);
         }
+    }
+
+    /// Whether it was asked for long enough ago which version to serve.
+    pub(super) fn is_check_due(&self, model: &ModelId) -> bool {
+        let checked_at = self.models.peek(model).and_then(|entry| entry.checked_at);
+        let age = checked_at.map(|at| self.now.saturating_duration_since(at));
+        age.is_none_or(|age| age >= self.config.refresh_every)
     }
 
     pub(super) fn resolve_ended(&mut self, model: &ModelId, result: Result<Resolution, Failure>) {
@@ -168,8 +176,8 @@ impl Table {
                 self.begin_replica(&artefact, resolution);
             }
         } else if !jobs_before.contains(&artefact) && is_wanted {
-            let forced = self.is_forced(model);
-            if let Some(failure) = self.objection(&artefact, &resolution, forced) {
+            let is_update = serving.is_some() && asked.is_empty();
+            if let Some(failure) = self.objection(&artefact, &resolution, is_update) {
                 asked.iter().for_each(|id| self.refuse(*id, &failure));
                 if serving.is_none() && jobs_before.is_empty() {
                     self.refuse_waiters(model, &failure);
@@ -184,20 +192,27 @@ impl Table {
         self.answer_refreshers(&artefact, asked, before);
     }
 
-    /// Why a version is not loaded although it is wanted.
+    /// Why a version is not loaded although it is wanted; as an `update` it is wanted by nobody but a look
+    /// for newer versions.
     fn objection(
         &mut self,
         artefact: &ArtefactId,
         resolution: &Resolution,
-        forced: bool,
+        is_update: bool,
     ) -> Option<Failure> {
-        if forced {
+        let model = &artefact.model;
+        if self.is_forced(model) {
             return None;
         }
-        let model = &artefact.model;
-        let trouble = self.models.peek(model).and_then(|entry| entry.trouble.as_ref());
-        if let Some(trouble) = trouble.filter(|trouble| trouble.until > self.now) {
-            return Some(trouble.told(self.now));
+        let now = self.now;
+        let trouble = self.models.peek_mut(model).and_then(|entry| entry.trouble.as_mut());
+        if let Some(trouble) = trouble {
+            let until = trouble.beside_until.filter(|_| is_update).unwrap_or(trouble.until);
+            if until > now {
+                // Who waits was told which version it is; who comes next need not ask.
+                trouble.asks &= is_update;
+                return Some(trouble.told(now));
+            }
         }
         if !resolution.quarantined {
             return None;
@@ -393,6 +408,9 @@ impl Table {
         stage: Stage,
     ) {
         let now = self.now;
+        let is_other = |key: &Key| version.is_some_and(|it| *it != key.artefact.version);
+        let is_beside = self.ready(model).is_some_and(is_other);
+        let looks = self.config.refresh_every;
         let entry = self.model_mut(model);
         let attempts = entry.trouble.as_ref().map_or(0, |trouble| trouble.attempts) + 1;
         // A store may be away for once. Between two attempts it named the version again.
@@ -401,9 +419,14 @@ impl Table {
         entry.trouble = Some(Trouble {
             failure: failure.clone(),
             version: version.cloned(),
+            since: now,
             until: now + retry,
+            beside_until: is_beside
+                .then(|| now.checked_add(pause_beside(looks, attempts)))
+                .flatten(),
             attempts,
             quarantined,
+            asks: is_beside,
         });
         if failure.kind() != ErrorKind::ModelNotFound {
             self.note_failed(model);

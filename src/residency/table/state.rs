@@ -24,6 +24,9 @@ const PAUSE_LONGEST: Duration = Duration::from_secs(60);
 /// The longest pause after "no such model": people upload and try again.
 const PAUSE_NOT_FOUND: Duration = Duration::from_secs(2);
 
+/// The longest pause after failures beside a version that serves.
+const PAUSE_BESIDE: Duration = Duration::from_secs(900);
+
 /// One target model. Its state is the sum of its residents and loads.
 #[derive(Debug, Default)]
 pub(super) struct Model {
@@ -98,9 +101,15 @@ pub(super) struct Trouble {
     pub(super) failure: Failure,
     /// The version that failed; `None` where none was found.
     pub(super) version: Option<Version>,
+    pub(super) since: Instant,
     pub(super) until: Instant,
+    /// Of one that failed beside another version: until then it is not tried in place of what serves,
+    /// unless an operator asks.
+    pub(super) beside_until: Option<Instant>,
     pub(super) attempts: u32,
     pub(super) quarantined: bool,
+    /// Whoever wants the model next has it asked which version to serve: it may be another one.
+    pub(super) asks: bool,
 }
 
 impl Trouble {
@@ -125,6 +134,13 @@ impl Unfit {
     pub(super) fn told(&self) -> (ErrorKind, String) {
         (self.failure.kind(), self.failure.message().to_owned())
     }
+}
+
+/// How long the `attempts`-th failure in a row keeps a version from being tried beside one that serves, if
+/// looks come that often.
+pub(super) fn pause_beside(looks: Duration, attempts: u32) -> Duration {
+    let doubled = looks.saturating_mul(1 << attempts.saturating_sub(1).min(6));
+    doubled.min(PAUSE_BESIDE.max(looks))
 }
 
 /// How long to pause after the `attempts`-th failure in a row.

@@ -1,10 +1,11 @@
 //! Tenants: whose bytes may not be taken, who may take no more, and whose turn it is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ModelId};
 
 use super::Table;
+use super::event::Key;
 use super::sharing::whole;
 use super::state::{Job, Room, State};
 use crate::config::{TenantLimits, tenant};
@@ -81,8 +82,13 @@ impl Table {
 
     /// What a tenant's residents take; bytes that several hold are split among them.
     pub(super) fn tenant_bytes(&self, name: &str) -> Bytes {
-        let theirs = self.residents.keys().filter(|key| tenant(&key.artefact.model) == name);
-        theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
+        self.ledger.devices().map(|device| self.ledger.tenant_share(device, name)).sum()
+    }
+
+    /// What these residents take of it, each once.
+    fn share_of<'a>(&self, residents: impl Iterator<Item = &'a Key>) -> Bytes {
+        let residents: BTreeSet<&Key> = residents.collect();
+        residents.into_iter().map(|key| self.ledger.share(key.device, &key.artefact)).sum()
     }
 
     /// By how much its tenant's ceiling would be exceeded when the first of `claims` came on
@@ -100,19 +106,18 @@ impl Table {
             is_theirs(other) && (*other == artefact || is_promised)
         });
         let coming: Bytes = coming.map(|(other, _)| self.share_of_load(other)).sum();
-        let staying = self.residents.iter().filter(|(key, resident)| {
+        let others = self.residents.claims().filter(|(claim, _)| !claims.contains(claim));
+        let leaving = others.flat_map(|(claim, keys)| {
             // What another of its loads has claimed makes room for that one; what others
             // have claimed stays until it leaves.
-            let stays = match resident.claimed_by.as_ref() {
-                Some(claim) if !claims.contains(&claim) => {
-                    resident.state == State::Ready && !is_theirs(claim)
-                }
-                _ => true,
+            let is_ready = |key: &Key| {
+                self.residents.get(key).is_some_and(|resident| resident.state == State::Ready)
             };
-            is_theirs(&key.artefact) && stays
+            let leaves = move |key: &&Key| is_theirs(claim) || !is_ready(key);
+            keys.iter().filter(leaves)
         });
-        let staying: Bytes =
-            staying.map(|(key, _)| self.ledger.share(key.device, &key.artefact)).sum();
+        let leaving = self.share_of(leaving.filter(|key| is_theirs(&key.artefact)));
+        let staying = self.tenant_bytes(name).saturating_sub(leaving);
         (staying + coming).saturating_sub(ceiling)
     }
 
@@ -124,11 +129,12 @@ impl Table {
     /// What residents of its tenant that are not kept take: so much can leave for it.
     pub(super) fn given_at_most(&self, artefact: &ArtefactId) -> Bytes {
         let name = tenant(&artefact.model);
-        let theirs = self.residents.keys().filter(|key| {
+        let stays = |key: &&Key| {
             let model = &key.artefact.model;
-            tenant(model) == name && (*model == artefact.model || !self.is_held(key))
-        });
-        theirs.map(|key| self.ledger.share(key.device, &key.artefact)).sum()
+            tenant(model) == name && *model != artefact.model
+        };
+        let staying = self.share_of(self.held().into_iter().filter(stays));
+        self.tenant_bytes(name).saturating_sub(staying)
     }
 
     /// What other tenants' floors keep from loads of this model on a device: what is left there
@@ -140,9 +146,7 @@ impl Table {
             .iter()
             .filter(|(name, limits)| *name != tenant(model) && limits.floor > Bytes::ZERO);
         let kept = others.map(|(name, limits)| {
-            let theirs = self.residents.keys().filter(|key| tenant(&key.artefact.model) == name);
-            let here = theirs.filter(|key| key.device == device);
-            let here: Bytes = here.map(|key| self.ledger.share(device, &key.artefact)).sum();
+            let here = self.ledger.tenant_share(device, name);
             here.saturating_sub(self.tenant_bytes(name).saturating_sub(limits.floor))
         });
         kept.sum()
@@ -155,19 +159,22 @@ impl Table {
         let with_floor =
             self.config.tenants.iter().filter(|(_, limits)| limits.floor > Bytes::ZERO);
         let mut beyond: BTreeMap<String, Bytes> =
-            with_floor.map(|(name, _)| (name.clone(), Bytes::ZERO)).collect();
+            with_floor.map(|(name, _)| (name.clone(), self.tenant_bytes(name))).collect();
         if beyond.is_empty() {
             return beyond;
         }
-        for (key, resident) in &self.residents {
+        // All others stay.
+        let claimed = self.residents.claims().flat_map(|(_, keys)| keys);
+        let candidates: BTreeSet<&Key> = self.residents.unlike_idle().chain(claimed).collect();
+        for key in candidates {
+            let Some(resident) = self.residents.get(key) else { continue };
             let is_claimed = resident.claimed_by.as_ref().is_some_and(|by| !claims.contains(&by));
             let may_stay =
                 matches!(resident.state, State::Ready | State::Draining(Departure::Evicted));
             if let Some(bytes) = beyond.get_mut(tenant(&key.artefact.model))
-                && may_stay
-                && !is_claimed
+                && (is_claimed || !may_stay)
             {
-                *bytes += self.ledger.share(key.device, &key.artefact);
+                *bytes = bytes.saturating_sub(self.ledger.share(key.device, &key.artefact));
             }
         }
         for (name, bytes) in &mut beyond {

@@ -39,11 +39,15 @@ impl Table {
     }
 
     /// What the store was found to hold in place of the version to serve is told once. What failed
-    /// before is forgotten when the store holds something else, or an operator chose what serves.
+    /// before is forgotten when the store holds something else, once that has settled, or an operator
+    /// chose what serves.
     pub(super) fn note_fitness(&mut self, artefact: &ArtefactId, standing: &Standing) {
         let model = &artefact.model;
         if let Some((version, failure)) = &standing.unfit {
             return self.found_unfit(model, version, failure);
+        }
+        if standing.unsettled {
+            return;
         }
         let is_chosen = standing.by == Authority::Operator;
         let offered = match &standing.store {

@@ -1,5 +1,6 @@
 //! A table with many residents, for measuring what it costs.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use roundhouse_types::{
@@ -7,7 +8,7 @@ use roundhouse_types::{
 };
 
 use super::{artefact, footprint, model};
-use crate::config::Config;
+use crate::config::{Config, TenantLimits};
 use crate::loader::{Fetched, Loaded, Resolution, Standing};
 use crate::table::{Effect, Event, Key, Table, WaiterId};
 
@@ -55,6 +56,25 @@ impl BusyTable {
             } else {
                 this.miss(&name);
             }
+        }
+        this
+    }
+
+    /// The same with adapters of two tenants: one has a floor that it exceeds, and the other, for which
+    /// the late ones come, a ceiling that it has reached.
+    pub fn with_limits(adapters: usize) -> Self {
+        let half = Bytes(adapters as u64 * 5);
+        let mut this = Self::empty(2 * adapters + 100, Bytes((adapters as u64 + 1) * 10));
+        let limits = |floor, ceiling| TenantLimits { floor, ceiling, ..TenantLimits::default() };
+        let limited =
+            [("tenant-x", limits(Bytes::ZERO, Some(half))), ("tenant-y", limits(Bytes(10), None))];
+        let tenants = limited.map(|(name, limits)| (name.to_owned(), limits)).into();
+        this.on(Event::TermsChanged { tenants, drain_deleted: BTreeSet::new() });
+        this.load(BASE);
+        this.keys.clear();
+        for index in 0..adapters {
+            let tenant = if index % 2 == 0 { "x" } else { "y" };
+            this.bring(&format!("tenant-{tenant}/adapters/variant-{index}"));
         }
         this
     }

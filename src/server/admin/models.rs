@@ -1,17 +1,19 @@
 //! The list of what requests can name: what stores hold, with how it stands, and containers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::{Query, State};
 use roundhouse_residency::Snapshot;
-use roundhouse_store::{Catalog, TargetForm, TargetPage};
-use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, RetryHint};
+use roundhouse_store::{Catalog, Target, TargetForm, TargetPage};
+use roundhouse_types::{EndpointName, ErrorKind, Failure, ModelId, RetryHint, TargetName};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Admin, Refusal, Shown, containers, standing};
+use crate::loader::doubt;
 
 /// Rows of one page, where it is not said, and at most.
 const PAGE: usize = 1000;
@@ -112,10 +114,12 @@ async fn part(
     let catalog = admin.catalogs.get().get(endpoint).cloned();
     // The settings have changed since it was found.
     let gone = || Failure::new(ErrorKind::EndpointNotFound, format!("endpoint '{endpoint}' left"));
-    let listed = list(catalog.ok_or_else(gone)?, (after, limit), is_bounded).await?;
+    let catalog = catalog.ok_or_else(gone)?;
+    let listed = list(Arc::clone(&catalog), (after, limit), is_bounded).await?;
+    let uploads = uploads(&catalog, &listed.targets).await;
     let standings = standing::of(endpoint, snapshot);
     let on_disk = admin.disk.opened().map(|cache| cache.shares(endpoint)).unwrap_or_default();
-    let row = |target: &roundhouse_store::Target| {
+    let row = |target: &Target| {
         let standing = standings.get(&target.name).cloned().unwrap_or_default();
         let model = ModelId { endpoint: endpoint.clone(), target: target.name.clone() };
         json!({
@@ -124,10 +128,26 @@ async fn part(
             "archive": target.form == TargetForm::Archive, "state": standing.state,
             "disk_bytes": on_disk.get(&target.name),
             "devices": standing.devices, "copy": standing.copy, "failure": standing.failure,
+            "upload": uploads.get(&target.name),
         })
     };
     let rows = listed.targets.iter().map(row).collect();
     Ok(Part { rows, next: listed.next, truncated: listed.truncated })
+}
+
+/// The uploads that versions answer in place of and that may still be under way, as their store was last
+/// looked at. One that is damaged is a failure, and told as that.
+async fn uploads(catalog: &Catalog, targets: &[Target]) -> BTreeMap<TargetName, String> {
+    let mut uploads = BTreeMap::new();
+    for target in targets {
+        if let Some(passed) = catalog.passed_over(&target.name).await.filter(|it| !it.stale) {
+            let version = passed.version.as_str();
+            let short = version.get(..12).unwrap_or(version);
+            let told = format!("version {short} {}: {}", doubt(&passed), passed.why);
+            uploads.insert(target.name.clone(), told);
+        }
+    }
+    uploads
 }
 
 /// What a store holds. Bounded, one that is slow is not waited for, and goes on: it is sooner asked again.
@@ -159,7 +179,7 @@ fn of_containers(found: &[Shown], after: Option<&str>, limit: usize) -> Part {
 #[cfg(test)]
 mod tests {
     use roundhouse_store::testing::{Fault, Faulty, MemoryStore, Operation};
-    use roundhouse_store::{ArtifactStore, CatalogConfig};
+    use roundhouse_store::{ArtifactStore, CatalogConfig, Freshness};
 
     use super::*;
 
@@ -172,6 +192,31 @@ mod tests {
         let refused = list(Arc::new(catalog.unwrap()), (None, 1), true).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::StoreUnavailable);
         assert!(refused.message().contains("within 10s: name the endpoint"), "{refused}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_is_not_whole_is_told_beside_the_version_that_answers() {
+        let memory = Arc::new(MemoryStore::new("memory"));
+        let stores: Vec<(_, Arc<dyn ArtifactStore>)> = vec![(None, memory.clone())];
+        let catalog = Catalog::over("e".parse().unwrap(), stores, CatalogConfig::default());
+        let catalog = Arc::new(catalog.unwrap());
+        let long_ago = Duration::from_secs(7200);
+        let look = async || {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let looked = catalog.resolve(&"m".parse().unwrap(), Freshness::Fresh).await;
+            let targets = list(Arc::clone(&catalog), (None, 10), false).await.unwrap().targets;
+            (looked.unwrap().id.version.clone(), uploads(&catalog, &targets).await)
+        };
+        memory.put_aged("m/model.safetensors", "\x02\0\0\0\0\0\0\0{}", long_ago);
+        let (first, told) = look().await;
+        assert_eq!(told, BTreeMap::new());
+        memory.put("m/other.safetensors", "cut off");
+        let (version, told) = look().await;
+        assert_eq!(version, first);
+        let told = &told["m"];
+        assert!(told.starts_with("version ") && told.contains(" is not whole yet: "), "{told}");
+        memory.remove("m/other.safetensors");
+        assert_eq!(look().await, (first, BTreeMap::new()));
     }
 
     fn names(rest: &[EndpointName]) -> Vec<&str> {

@@ -146,10 +146,12 @@ async fn note_seen(
         // Of what a store that does not answer holds nothing is known.
         Err(_) => return Ok(()),
     };
-    if is_chosen(admin, model) {
+    // Of an upload that may be under way nothing is known until it has settled.
+    let is_unsettled = named.is_some() && passed.is_some_and(|passed| !passed.stale);
+    if is_unsettled || is_chosen(admin, model) {
         return Ok(());
     }
-    let damaged = passed.filter(|passed| passed.stale && named.is_some());
+    let damaged = passed.filter(|_| named.is_some());
     let unfit = damaged.map(|passed| (passed.version.clone(), damage(model, passed)));
     admin.residency.note_seen(model, named, unfit).await
 }
@@ -213,7 +215,10 @@ pub(super) async fn refresh(
 ) -> Result<Json<Value>, Refusal> {
     let model = admin.model(&meant)?;
     let report = match admin.loader.rule(&model.endpoint).update {
-        Update::Auto => admin.residency.refresh(&model).await?,
+        Update::Auto => {
+            admin.loader.try_again(&model);
+            admin.residency.refresh(&model).await?
+        }
         Update::Manual => to_end(update(Arc::clone(&admin), model.clone())).await?,
         Update::Never => {
             let message = format!(
@@ -300,7 +305,7 @@ async fn update(admin: Arc<Admin>, model: ModelId) -> Result<RefreshReport, Fail
     let trial = admin.loader.begin_trial(&model, Wish::Latest);
     match attempt(&admin, &model, &Wish::Latest).await {
         Ok(report) if report.serving.is_some() => {
-            match admin.loader.commit(trial, &report.version).await {
+            match admin.loader.commit(trial, &report.version, report.serving.as_ref()).await {
                 Ok(_) => Ok(report),
                 Err(failure) => Err(take_back(&admin, &model, failure).await),
             }
@@ -332,7 +337,7 @@ async fn switch(
     let trial = admin.loader.begin_trial(&model, wish.clone());
     let done = match attempt(&admin, &model, &wish).await {
         Ok(report) => {
-            let held = admin.loader.commit(trial, &report.version).await;
+            let held = admin.loader.commit(trial, &report.version, report.serving.as_ref()).await;
             held.map(|held| (report, held))
         }
         Err(failure) => {

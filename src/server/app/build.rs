@@ -114,7 +114,8 @@ pub(super) async fn build(
     let loader = loader.with_rules(rules, config.store.update_settle);
     let policy = Arc::new(Current::new(settings::policy(&config)));
     let exe = settings::own_executable()?;
-    let loader = loader.with_accounts(accounts.clone());
+    let templates = settings::templates(&config);
+    let loader = loader.with_accounts(accounts.clone()).with_templates(templates.clone());
     let loader = loader.with_engines((exe, &config.cache.dir), settings::engines(&config));
     let loader = Arc::new(loader.with_bases(bases).under(policy.clone()));
     let limits =
@@ -132,6 +133,7 @@ pub(super) async fn build(
         residency.clone(),
         settings::dispatch(&config),
         settings::claims(&config, policy.clone()),
+        Arc::new(templates),
     ));
 
     let container = (config.container.contract || single.is_some()).then(|| {

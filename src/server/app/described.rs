@@ -4,7 +4,7 @@ use super::{capture, reload};
 use crate::cloudwatch;
 use crate::loader::Stages;
 use crate::logging;
-use crate::witness;
+use crate::{templates, witness};
 
 #[cfg(test)]
 mod tests;
@@ -16,6 +16,7 @@ pub(super) fn describe_metrics() {
     logging::describe();
     reload::describe();
     cloudwatch::describe();
+    templates::describe();
     witness::describe();
     roundhouse_asynchronous::describe_metrics();
     roundhouse_containers::describe_metrics();

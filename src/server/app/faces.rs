@@ -149,12 +149,12 @@ pub(super) fn health(vitals: &Vitals) -> Health {
 
 /// Where access records go. A thread of its own writes them, so that a slow disk slows nobody.
 pub(super) fn access_log(to: &AccessLog) -> Result<Arc<dyn Fn(AccessRecord) + Send + Sync>, Error> {
-    log(to, "access-log")
+    log(to, "access")
 }
 
 /// Where lines of the audit log go, in the same way.
 pub(super) fn audit_log(to: &AccessLog) -> Result<AuditFn, Error> {
-    log(to, "audit-log")
+    log(to, "audit")
 }
 
 fn log<R: Serialize + Send + 'static>(
@@ -168,15 +168,15 @@ fn log<R: Serialize + Send + 'static>(
             let mut options = OpenOptions::new();
             let options = options.create(true).append(true).mode(LOG_MODE);
             Some(options.open(path).map_err(|source| {
-                Error::io(format!("cannot open the {name} {}", path.display()), source)
+                Error::io(format!("cannot open the {name} log {}", path.display()), source)
             })?)
         }
     };
     let (records, waiting) = mpsc::sync_channel::<R>(RECORDS_WAITING);
     std::thread::Builder::new()
-        .name(name.into())
+        .name(format!("{name}-log"))
         .spawn(move || write_records(name, &waiting, file))
-        .map_err(|source| Error::io(format!("cannot start the {name}"), source))?;
+        .map_err(|source| Error::io(format!("cannot start the {name} log"), source))?;
     Ok(Arc::new(move |record| {
         if records.try_send(record).is_err() {
             logging::lost(name, 1);

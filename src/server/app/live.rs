@@ -242,8 +242,6 @@ impl Live {
             let (endpoint, target) = (resident.endpoint, resident.target);
             self.unload(ModelId { endpoint, target });
         }
-        // Again, as above.
-        self.loader.left(&leaving.endpoints);
         for endpoint in leaving.endpoints {
             if let Err(failure) = self.residency.note_left(endpoint).await {
                 return debug!(%failure, "residency has ended");

@@ -9,13 +9,15 @@ use roundhouse_engine::{Claim, EngineConfig};
 use roundhouse_gateway::GatewayConfig;
 use roundhouse_models::{Card, DeviceMemory, LoadSettings};
 use roundhouse_residency::{Collation, TenantLimits, tenant};
-use roundhouse_serving::ClaimFn;
+use roundhouse_serving::{ClaimFn, InProcess};
 use roundhouse_store::{CatalogConfig, DiskCache, DiskLimits, RetryConfig};
 use roundhouse_tenancy::{Current, Policy, Standing};
 use roundhouse_types::{Bytes, EndpointName, TargetName, TenantName};
+use tracing::warn;
 
 use crate::config::{Config, EngineRule, OnDelete, Sharing, Tenant, VersionRule};
 use crate::error::Error;
+use crate::templates::{self, Processes, Templates};
 use crate::witness::WitnessConfig;
 
 pub(crate) fn load(config: &Config) -> LoadSettings {
@@ -195,6 +197,21 @@ pub(super) fn claims(config: &Config, policy: Arc<Current<Policy>>) -> ClaimFn {
         let Standing { share, priority } = standing;
         Claim { tenant, share: thousandths(share), priority, own_prefixes, spent: None }
     })
+}
+
+/// Where chat templates are rendered.
+pub(super) fn templates(config: &Config) -> Templates {
+    match config.serving.template_process {
+        true => Templates::Apart(Processes::new(templates::Settings::new(
+            config.serving.template_memory,
+        ))),
+        false => {
+            warn!(
+                "chat templates are rendered in this process: one of them can take all of its memory"
+            );
+            Templates::Here(InProcess::default())
+        }
+    }
 }
 
 /// Whether what is computed of one tenant's prompts is kept from others.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use roundhouse_models::AdapterPlan;
+use roundhouse_types::ModelKind;
 use serde::Serialize;
 
 /// What an adapter builds on and changes.
@@ -14,6 +15,8 @@ pub(super) struct Adapts {
     ranks: Option<(usize, usize)>,
     /// The kinds of modules that it changes.
     targets: Vec<String>,
+    /// What it does with a head of its own, by its `task_type`; absent where that names no labels.
+    head: Option<ModelKind>,
 }
 
 impl Adapts {
@@ -22,6 +25,7 @@ impl Adapts {
             base: plan.base_name().map(str::to_owned),
             ranks: plan.ranks(),
             targets: plan.targets(),
+            head: plan.names(),
         }
     }
 }
@@ -34,6 +38,7 @@ impl fmt::Display for Adapts {
             Some((least, most)) => write!(f, ", ranks {least} to {most}")?,
             None => {}
         }
-        write!(f, ", {}", self.targets.join(" "))
+        write!(f, ", {}", self.targets.join(" "))?;
+        self.head.map_or(Ok(()), |head| write!(f, ", for {}", head.as_str()))
     }
 }

@@ -116,6 +116,8 @@ struct ModelRow {
     serves: Option<Serves>,
     /// Why the last attempt failed.
     failure: Option<String>,
+    /// What the store holds of a newer version, which may still be on its way there.
+    upload: Option<String>,
     /// Where it is a container that answers for its endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     container: Option<ContainerRow>,
@@ -212,6 +214,8 @@ fn models_table(rows: &[ModelRow]) -> String {
     ]);
     for row in rows {
         let failure = row.failure.as_deref().unwrap_or_default();
+        let told = row.failure.iter().chain(&row.upload);
+        let note = told.map(String::as_str).collect::<Vec<_>>().join("; ");
         table.row(vec![
             row.endpoint.clone(),
             row.target.clone(),
@@ -222,7 +226,7 @@ fn models_table(rows: &[ModelRow]) -> String {
             of_loaded(row, |it| it.context.to_string()),
             of_loaded(row, |it| it.dtype.clone()),
             of_loaded(row, |it| it.kv.as_ref().map_or_else(|| "-".into(), kv_room)),
-            row.container.as_ref().map_or_else(|| failure.to_owned(), |it| it.note(failure)),
+            row.container.as_ref().map_or(note, |it| it.note(failure)),
         ]);
     }
     table.render()
@@ -442,7 +446,7 @@ mod tests {
                 "now": {"blocks": 256, "tokens": 4096}, "most": {"blocks": 512, "tokens": 8192},
                 "used": {"blocks": 6, "tokens": 96}}}},
             {"endpoint": "e", "target": "d", "bytes": 1, "archive": false, "state": "failed",
-             "devices": [], "copy": false, "failure": "too large"},
+             "devices": [], "copy": false, "failure": "too large", "upload": "version 01 grows"},
         ], "next": null});
         let page: ModelsPage = serde_json::from_value(page).unwrap();
         assert_eq!(
@@ -451,7 +455,7 @@ mod tests {
              e         a.tar.gz  2.0 KiB  archive  ready   -                                          -  -        -\n\
              e         b             1 B  files    -       -                                          -  -        -\n\
              e         c             1 B  files    ready   simulated:0, simulated:1, host copy     2048  q8_0     96 of 4096 (2048 to 8192)\n\
-             e         d             1 B  files    failed  -                                          -  -        -                          too large\n"
+             e         d             1 B  files    failed  -                                          -  -        -                          too large; version 01 grows\n"
         );
     }
 }

@@ -29,6 +29,14 @@ impl TargetArgs {
     /// # Errors
     /// [`Error::Usage`], with what is wrong.
     pub(crate) fn check(&self) -> Result<Target, Error> {
+        if self.target.contains("://") {
+            let text = &self.target;
+            let message = format!(
+                "'{text}' is an address: name the target as `roundhouse models` does, by what is below \
+                 its mount's uri"
+            );
+            return Err(Error::Usage(message));
+        }
         let (endpoint, target) = match (&self.endpoint, self.target.split_once(':')) {
             (Some(endpoint), _) => (Some(endpoint_name(endpoint)?), self.target.as_str()),
             (None, Some((endpoint, target))) => (Some(endpoint_name(endpoint)?), target),
@@ -82,5 +90,7 @@ mod tests {
         for (target, endpoint) in [("", None), ("../a", None), ("e p:a", None), ("a", Some("-"))] {
             assert_eq!(check(target, endpoint).unwrap_err().exit_code(), 2, "{target}");
         }
+        let told = check("s3://models/support/base", None).unwrap_err().to_string();
+        assert!(told.contains("is an address") && !told.contains("begins with"), "{told}");
     }
 }

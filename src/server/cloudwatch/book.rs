@@ -35,11 +35,15 @@ enum Part {
     Container(Arc<str>),
 }
 
-/// What a card's memory is.
+/// What is known of a card.
 #[derive(Debug, Clone, Copy, Default)]
 struct Card {
+    /// The last level of its memory in bytes, and what it has.
     taken: f64,
     whole: f64,
+    /// Parts of its time in which it computed, added up, and how many were told in this period.
+    busy: f64,
+    told_busy: u32,
 }
 
 /// Gathers figures from requests that end, and from what the metrics are told. Shared by all who
@@ -54,7 +58,7 @@ struct Gathered {
     levels: BTreeMap<(EndpointName, Figure), f64>,
     /// Endpoints of which a model or container was asked for an answer at once.
     invoked: BTreeSet<EndpointName>,
-    /// The last levels of cards' memories in bytes, by device.
+    /// By device.
     cards: BTreeMap<String, Card>,
 }
 
@@ -123,6 +127,16 @@ impl Book {
         self.lock().cards.entry(device.to_owned()).or_default().whole = bytes;
     }
 
+    /// Takes in the part of its last moments in which a card computed; what is no number says nothing.
+    pub(super) fn card_busy(&self, device: &str, part: f64) {
+        if part.is_finite() {
+            let mut gathered = self.lock();
+            let card = gathered.cards.entry(device.to_owned()).or_default();
+            card.busy += part;
+            card.told_busy += 1;
+        }
+    }
+
     /// Takes in an endpoint's level.
     pub(super) fn level(&self, endpoint: &str, figure: Figure, value: f64) {
         let Ok(name) = endpoint.parse::<EndpointName>() else { return };
@@ -145,8 +159,14 @@ impl Book {
         machine: &Figures,
     ) -> Vec<String> {
         let mut machine = machine.clone();
-        if let Some(percent) = self.cards_taken() {
-            machine.entry(Figure::GpuMemoryUtilization).or_default().add(percent);
+        let cards = [
+            (Figure::GpuMemoryUtilization, self.cards_taken()),
+            (Figure::GpuUtilization, self.cards_busy()),
+        ];
+        for (figure, percent) in cards {
+            if let Some(percent) = percent {
+                machine.entry(figure).or_default().add(percent);
+            }
         }
         let mut told: BTreeMap<Dimensions, Figures> = BTreeMap::new();
         for (endpoint, variants) in endpoints {
@@ -206,6 +226,18 @@ impl Book {
         let gathered = self.lock();
         let told = gathered.cards.values().filter(|card| card.whole > 0.0);
         told.map(|card| 100.0 * card.taken / card.whole).reduce(|sum, percent| sum + percent)
+    }
+
+    /// How busy all cards were in this period: a hundred for each that computed all the time.
+    fn cards_busy(&self) -> Option<f64> {
+        let mut gathered = self.lock();
+        let told = gathered.cards.values_mut().filter(|card| card.told_busy > 0);
+        let percents = told.map(|card| {
+            let (sum, count) =
+                (std::mem::take(&mut card.busy), std::mem::take(&mut card.told_busy));
+            100.0 * sum / f64::from(count)
+        });
+        percents.reduce(|sum, percent| sum + percent)
     }
 
     /// What was, with levels that nothing has changed since.

@@ -31,6 +31,7 @@ pub(super) enum Figure {
     CpuUtilization,
     MemoryUtilization,
     DiskUtilization,
+    GpuUtilization,
     GpuMemoryUtilization,
     ApproximateBacklogSize,
     ApproximateBacklogSizePerInstance,
@@ -69,6 +70,7 @@ impl Figure {
             Self::CpuUtilization => "CPUUtilization",
             Self::MemoryUtilization => "MemoryUtilization",
             Self::DiskUtilization => "DiskUtilization",
+            Self::GpuUtilization => "GPUUtilization",
             Self::GpuMemoryUtilization => "GPUMemoryUtilization",
             Self::ApproximateBacklogSize => "ApproximateBacklogSize",
             Self::ApproximateBacklogSizePerInstance => "ApproximateBacklogSizePerInstance",
@@ -111,6 +113,7 @@ impl Figure {
             Self::CpuUtilization
             | Self::MemoryUtilization
             | Self::DiskUtilization
+            | Self::GpuUtilization
             | Self::GpuMemoryUtilization => "Percent",
             Self::ApproximateBacklogSize
             | Self::ApproximateBacklogSizePerInstance
@@ -202,7 +205,8 @@ impl Distribution {
 
     /// All of them together.
     pub(super) fn sum(&self) -> f64 {
-        self.bins.values().map(|bin| bin.sum).sum()
+        // Of nothing it is 0, where the standard library's is -0.
+        self.bins.values().fold(0.0, |sum, bin| sum + bin.sum)
     }
 
     /// As CloudWatch reads it; `None` where there is nothing.

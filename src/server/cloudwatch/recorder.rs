@@ -32,9 +32,11 @@ const HEARD: [(&str, Figure); 16] = [
     ("roundhouse_async_processing_seconds", Figure::TotalProcessingTime),
 ];
 
-/// What is heard of cards: what of their memory is taken, and what they have. Label `device`.
+/// What is heard of cards: what of their memory is taken, what they have, and the part of their time in
+/// which they computed. Label `device`.
 const CARD_USED: &str = "roundhouse_card_used_bytes";
 const CARD_WHOLE: &str = "roundhouse_card_memory_bytes";
+const CARD_BUSY: &str = "roundhouse_card_busy_ratio";
 
 /// A recorder that has everything told to another one, and hears some of it.
 pub(crate) struct Hearing<R> {
@@ -98,6 +100,7 @@ impl<R: Recorder> Recorder for Hearing<R> {
         let take: Option<fn(&Book, &str, f64)> = match key.name() {
             CARD_USED => Some(Book::card_taken),
             CARD_WHOLE => Some(Book::card_whole),
+            CARD_BUSY => Some(Book::card_busy),
             _ => None,
         };
         if let Some(take) = take {

@@ -209,9 +209,32 @@ fn each_figure_has_sagemakers_dimensions() {
     assert_eq!(of("ContainerLatency", &container), [(500_000.0, 1)]);
 }
 
+#[test]
+fn how_busy_cards_were_is_the_mean_of_a_period_added_up_over_cards() {
+    let book = Arc::new(Book::default());
+    let inner = PrometheusBuilder::new().build_recorder();
+    let hearing = Hearing { inner, book: book.clone() };
+    let busy = |device: &'static str, part: f64| {
+        with_local_recorder(&hearing as &dyn Recorder, || {
+            metrics::gauge!("roundhouse_card_busy_ratio", "device" => device).set(part);
+        });
+    };
+    let percent = || told(&lines(&book, &["e"]), "e", "GPUUtilization");
+    assert_eq!(percent(), None, "no card has told anything");
+    for (device, part) in [("cuda:0", 1.0), ("cuda:0", 0.5), ("cuda:1", 0.75)] {
+        busy(device, part);
+    }
+    assert_eq!(percent(), Some(vec![(150.0, 1)]), "75 % of each");
+    assert_eq!(percent(), None, "each period has its own");
+    busy("cuda:0", 0.25);
+    busy("cuda:1", f64::NAN);
+    assert_eq!(percent(), Some(vec![(25.0, 1)]), "the other has ceased to tell");
+}
+
 /// What the specification of the format demands of a line.
 fn check(line: &str, period: u64) {
     assert!(line.len() < 64 << 10 && !line.contains('\n'), "{} bytes", line.len());
+    assert!(!line.contains("-0.0"), "{line}");
     let value: Value = serde_json::from_str(line).unwrap();
     let about = &value["_aws"];
     assert!(about["Timestamp"].as_u64().unwrap() > 1_700_000_000_000, "milliseconds");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::Sources;
+use super::units::parse_file;
 
 const TO: &str = "cloudwatch.to";
 const NAMESPACE: &str = "cloudwatch.namespace";
@@ -90,7 +91,7 @@ fn destination(text: &str) -> Result<Option<EmbeddedTo>, String> {
             _ if text.contains("://") => {
                 return Err(format!("'{text}' is neither tcp:// nor udp://"));
             }
-            _ => EmbeddedTo::File(text.into()),
+            _ => EmbeddedTo::File(parse_file(text, "off, stdout, an agent")?),
         },
     }))
 }

@@ -70,6 +70,8 @@ pub(super) const STREAM_TIMEOUT: Duration = Duration::from_secs(600);
 pub(super) const HOLD: Duration = Duration::from_secs(55);
 /// SageMaker's limit, 6 MiB.
 pub(super) const MAX_BODY: Bytes = Bytes(6_291_456);
+/// Many times the largest body of texts, and 120 times one of 2 MiB, which is what the smallest values take.
+pub(super) const TEMPLATE_MEMORY: Bytes = Bytes::mib(256);
 /// A minute's work of a small model on a CPU; more would only time out.
 pub(super) const MAX_QUEUE: usize = 256;
 /// Most chats fit; KV for a model's 128k maximum would starve every other model.

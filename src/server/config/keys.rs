@@ -138,6 +138,8 @@ pub(super) const KEYS: &[Key] = &[
     key("serving.response_headers", Written::Switch),
     key("serving.share_headers", Written::Text),
     key("serving.share_prefixes", Written::Text),
+    key("serving.template_process", Written::Switch),
+    key("serving.template_memory", Written::Size),
     with_flag("serving.context", Written::Count, "context"),
     with_flag("serving.kv_sequences", Written::Count, "kv-sequences"),
     with_flag("serving.step_tokens", Written::Count, "step-tokens"),

@@ -11,7 +11,7 @@ use roundhouse_types::Bytes;
 use tracing_subscriber::EnvFilter;
 
 use super::raw::Sources;
-use super::units::parse_address;
+use super::units::{parse_address, parse_file};
 use super::{
     AccessLog, Cache, Config, Endpoint, Fault, Lane, Listen, Log, LogFormat, Memory, Residency,
     Serving, ShareTensors, Sharing, Shutdown, Store, asynchronous, auth, cloudwatch, container,
@@ -389,6 +389,10 @@ fn serving(sources: &mut Sources<'_>) -> Serving {
         response_headers: sources.switch("serving.response_headers").unwrap_or(true),
         share_headers: sharing(sources, "serving.share_headers"),
         share_prefixes: sharing(sources, "serving.share_prefixes"),
+        template_process: sources.switch("serving.template_process").unwrap_or(true),
+        template_memory: sources
+            .size("serving.template_memory", Bytes::mib(16)..=Bytes::gib(1 << 20))
+            .unwrap_or(defaults::TEMPLATE_MEMORY),
         context: sources.count("serving.context", 16..=16 << 20).unwrap_or(defaults::CONTEXT),
         kv_sequences: sources
             .count("serving.kv_sequences", 1..=4096)
@@ -431,7 +435,7 @@ fn log(sources: &mut Sources<'_>) -> Log {
         "stderr" => Ok(AccessLog::Stderr),
         "off" => Ok(AccessLog::Off),
         "" => Err("is empty: stderr, off or a file".into()),
-        path => Ok(AccessLog::File(path.into())),
+        path => parse_file(path, "stderr, off").map(AccessLog::File),
     };
     let access = sources.optional("log.access", place);
     let audit = sources.optional("log.audit", place);

@@ -112,6 +112,21 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn a_misspelt_word_is_no_file_of_a_log() {
+    for name in ["log.access", "log.audit"] {
+        let (section, leaf) = name.split_once('.').unwrap();
+        let line = |text: &str| format!("[{section}]\n{leaf} = \"{text}\"\n");
+        for text in ["stdout", "Off", "none", "file:///var/log/a.log"] {
+            assert_eq!(fault_keys(&line(text)), [name], "{text}");
+        }
+        for text in ["stderr", "off", "access.log", "/var/log/access", "logs/access"] {
+            let sound = format!("version = 1\n{}", line(text));
+            assert!(Config::parse(Some(&sound), &no_env, &flags()).is_ok(), "{text}");
+        }
+    }
+}
+
+#[test]
 fn every_flag_has_its_key_and_every_such_key_its_flag() {
     let text = || Some("x".to_owned());
     let all = ServeFlags {

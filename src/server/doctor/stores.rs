@@ -12,7 +12,7 @@ use crate::error::count;
 /// One page tells whether a store can be read.
 const LISTED: usize = 1000;
 /// Someone is waiting: a store that needs longer is worth a word.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Stores of this machine whose folders are not there. Blocking.
 pub(crate) fn missing(config: &Config) -> Vec<Fault> {
@@ -87,15 +87,22 @@ fn out_of_reach(config: &Config, endpoint: &Endpoint, targets: &[TargetName]) ->
 }
 
 async fn list(endpoint: &EndpointName, mount: &Mount) -> Result<(Vec<TargetName>, bool), Error> {
-    let config = CatalogConfig {
-        max_listed: LISTED,
-        retry: RetryConfig { attempts: 2, ..RetryConfig::default() },
-        ..CatalogConfig::default()
-    };
-    let catalog = Catalog::connect(endpoint.clone(), vec![mount.to_store()], config).await?;
+    let catalog = Catalog::connect(endpoint.clone(), vec![mount.to_store()], quick()).await?;
     let page = catalog.list(None, LISTED).await?;
     let more = page.truncated || page.next.is_some();
     Ok((page.targets.into_iter().map(|target| target.name).collect(), more))
+}
+
+/// A look at a store as it is now, that gives up soon.
+pub(super) fn quick() -> CatalogConfig {
+    CatalogConfig {
+        max_listed: LISTED,
+        settle: Duration::ZERO,
+        update_settle: Duration::ZERO,
+        settle_wait: Duration::ZERO,
+        retry: RetryConfig { attempts: 2, ..RetryConfig::default() },
+        ..CatalogConfig::default()
+    }
 }
 
 const UNREACHABLE: &str = "check the network, AWS_REGION, and endpoint_url or AWS_ENDPOINT_URL_S3";

@@ -171,7 +171,8 @@ impl ModelLoader {
             }
             Ok(Source::Store(catalog, cache)) => {
                 // A base that was seen before is not looked up for each of its adapters.
-                if locked(&self.current).contains(model) || cache.latest(model).is_some() {
+                let origin = catalog.origin(&model.target);
+                if origin.is_some_and(|origin| self.was_named(&cache, model, &origin)) {
                     return true;
                 }
                 match catalog.resolve(&model.target, Freshness::Cached).await {

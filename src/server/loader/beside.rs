@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use metrics::{Unit, describe_histogram, histogram};
 use roundhouse_models::{AdapterPlan, Cancel, Folder, LoadedAdapter, load_adapter};
 use roundhouse_residency::{Base, Loaded};
-use roundhouse_serving::{AdapterText, EngineModel, Purpose, ServedModel};
+use roundhouse_serving::{AdapterText, EngineModel, Purpose, ServedModel, TextCodec};
 use roundhouse_types::{ArtefactId, Bytes, DeviceId, ErrorKind, Failure, Footprint, ModelId};
 use sha2::{Digest, Sha256};
 
@@ -116,10 +116,13 @@ impl ModelLoader {
     ) -> Result<Loaded<ServedModel>, Failure> {
         let Read { adapter, text, purpose, taken, idle_ttl } = read;
         let LoadedAdapter { weights, footprint, kept, .. } = adapter;
+        let mut texts = text.on(&on.parts.text);
+        if let Some(context) = purpose::cut_beside(&purpose, &on.parts.plan) {
+            texts = Arc::new(TextCodec::clone(&texts).truncated_to(context)?);
+        }
         let attached = on.engine.attach(weights, prefix_name(id, is_verified)).await;
         let attached = attached.map_err(|failure| named(id, &failure))?;
         let footprint = Footprint { host: footprint.host + taken, ..footprint };
-        let texts = text.on(&on.parts.text);
         let (plan, of) = (&on.parts.plan, base.model.clone());
         let model = EngineModel::attached(texts, attached, purpose.clone(), of.clone());
         let model = ServedModel::Engine(model.answering(purpose::style(&plan.asked)));

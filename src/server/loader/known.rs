@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use roundhouse_store::{Artefact, Progress};
-use roundhouse_types::{Bytes, Failure};
+use roundhouse_types::Bytes;
 
 use super::plan::Plan;
+use super::refused::Refused;
 use super::stages::Stages;
 
 /// What is known of a version between its steps.
@@ -26,8 +27,8 @@ pub(super) struct Known {
     pub(super) texts: Bytes,
     /// On whose behalf it was fetched last.
     pub(super) payer: String,
-    /// Why its last load failed, where its files are to blame and nothing of it has served.
-    pub(super) refused: Option<Failure>,
+    /// Why it was not taken, where it is to blame and nothing of it has served.
+    pub(super) refused: Option<Refused>,
     /// A load of it failed of files that were not verified yet.
     pub(super) failed_unverified: bool,
 }

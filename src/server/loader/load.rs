@@ -23,6 +23,7 @@ use super::sharing::{Shares, Stored};
 use super::stages::{Stage, Stages};
 use super::{ModelLoader, Source, asked, blocking, local, named, purpose, sharing};
 use crate::allocator;
+use crate::templates::Templates;
 
 /// A version's files, and whatever keeps them on disk.
 pub(super) struct Files {
@@ -209,6 +210,7 @@ impl ModelLoader {
         stages.set(Stage::Warm, placed.warm);
         stages.report(id, footprint.total(), &self.recent);
         let purpose = purpose::of(&parts.plan);
+        self.warm_templates(&parts);
         let model = EngineModel::new(Arc::clone(&parts.text), placed, purpose);
         let model = model.answering(purpose::style(&asked));
         let text = Arc::clone(&parts.text);
@@ -223,6 +225,19 @@ impl ModelLoader {
             once: Duration::ZERO,
             idle_ttl: least_ttl(self.settings.idle_ttl, asked.idle_ttl),
         })
+    }
+
+    /// The same loader, which has these ready when somebody may chat.
+    pub(crate) fn with_templates(mut self, templates: Templates) -> Self {
+        self.templates = Some(templates);
+        self
+    }
+
+    fn warm_templates(&self, parts: &HostParts) {
+        let chats = parts.plan.kind == ModelKind::Generative && parts.text.has_chat_template();
+        if let Some(templates) = self.templates.as_ref().filter(|_| chats) {
+            templates.warm();
+        }
     }
 
     /// Brings the packages that a handler asks for, before anybody leaves for it: that may take minutes.

@@ -41,6 +41,15 @@ pub(super) fn cut(plan: &ModelPlan) -> Option<usize> {
     }
 }
 
+/// The tokens to which an adapter's texts are cut where its base's are not: it names labels, and its
+/// base generates.
+pub(super) fn cut_beside(adapter: &Purpose, base: &ModelPlan) -> Option<usize> {
+    match (adapter, cut(base)) {
+        (Purpose::Generative { .. }, _) | (_, Some(_)) => None,
+        (_, None) => Some(base.context),
+    }
+}
+
 /// What the text side of a model may take beyond what reading it took.
 pub(crate) fn room_for_forms(plan: &ModelPlan, text: &TextCodec) -> Bytes {
     match plan.kind {
@@ -160,5 +169,24 @@ mod tests {
         let names: Vec<&str> = labels.names.iter().map(|name| &**name).collect();
         assert_eq!(names, ["LABEL_0", "LABEL_1", "LABEL_2"]);
         assert_eq!(labels.scores, ScoreFunction::Softmax);
+    }
+
+    #[test]
+    fn an_adapter_that_names_labels_has_its_texts_cut_where_its_base_generates() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests");
+        let read = |folder: &str| read_local(&models.join(folder)).unwrap();
+        let settings = LoadSettings { context: 64, ..LoadSettings::default() };
+        for (base, adapter, cut) in [
+            ("references/llama-mha", "decoder-heads/llama-labels", Some(64)),
+            ("references/llama-mha", "adapters/llama-qv", None),
+            ("references/encoder-bert", "encoder-heads/bert-bare", None),
+        ] {
+            let base = inspect(&read(base), &settings).unwrap();
+            let adapter_plan = AdapterPlan::read(&read(adapter)).unwrap().on(&base).unwrap();
+            let purpose = beside(&adapter_plan, &base);
+            assert_eq!(cut_beside(&purpose, &base), cut, "{adapter}: {purpose:?}");
+            let names_labels = matches!(purpose, Purpose::Classification(_));
+            assert_eq!(names_labels, adapter != "adapters/llama-qv", "{adapter}");
+        }
     }
 }

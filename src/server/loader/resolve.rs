@@ -5,7 +5,8 @@ use std::time::{Instant, SystemTime};
 
 use roundhouse_residency::{Authority, InStore, Resolution, Standing};
 use roundhouse_store::{
-    Artefact, Catalog, ChosenBy, DiskCache, Error as StoreError, Freshness, PassedOver,
+    Artefact, Catalog, Choice, ChosenBy, DiskCache, Error as StoreError, Freshness, Origin,
+    PassedOver,
 };
 use roundhouse_types::{ArtefactId, Bytes, ErrorKind, Failure, ModelId, RetryHint, Version};
 use tracing::warn;
@@ -41,7 +42,7 @@ impl ModelLoader {
             }
             Some(Wish::Latest) => (Authority::Operator, None),
             None => {
-                let held = self.versions.held(cache, model).map(|choice| {
+                let held = self.held_here(catalog, cache, model).map(|choice| {
                     let by = match choice.by {
                         ChosenBy::Operator => Authority::Operator,
                         ChosenBy::Rule => Authority::Rule,
@@ -58,7 +59,12 @@ impl ModelLoader {
         };
         // What else the store holds is no news to an operator who chose another version.
         if !is_chosen && resolution.standing.unfit.is_none() {
-            resolution.standing.unfit = unfit(catalog, model, &resolution.version).await;
+            let passed = catalog.passed_over(&model.target).await;
+            let passed = passed.filter(|passed| passed.version != resolution.version);
+            // What has been damaged for long is taken for no upload under way.
+            let damaged = passed.as_ref().filter(|passed| passed.stale);
+            resolution.standing.unfit = damaged.map(|it| (it.version.clone(), damage(model, it)));
+            resolution.standing.unsettled = passed.is_some_and(|passed| !passed.stale);
         }
         Ok(resolution)
     }
@@ -75,88 +81,30 @@ impl ModelLoader {
         match self.ask(catalog, cache, model, refresh).await {
             Ok(artefact) => {
                 let newest = artefact.id.clone();
-                // A look for a newer version tries it again, and so does whoever nothing else can answer.
-                let refused = self.recall(&newest).refused;
-                if let Some(failure) = refused.filter(|_| !refresh && by == Authority::Store)
-                    && let Ok(before) = self.resolve_before(cache, newest.clone(), failure).await
+                let is_ours = by == Authority::Store;
+                // Whoever nothing else can answer has it tried again.
+                if let Some(failure) = self.refused_for(&newest, refresh).filter(|_| is_ours)
+                    && let Ok(before) =
+                        self.resolve_before(catalog, cache, newest.clone(), failure).await
                 {
                     return Ok(before);
                 }
                 match self.resolve_listed(catalog, cache, artefact, by).await {
-                    Err(failure) if by == Authority::Store => {
-                        self.resolve_before(cache, newest, failure).await
+                    Err(failure) if is_ours => {
+                        self.resolve_before(catalog, cache, newest, failure).await
                     }
                     resolved => resolved,
                 }
             }
             Err(failure) => {
-                let Some(id) = self.stand_in(cache, model, &failure) else { return Err(failure) };
+                let Some(id) = self.stand_in(catalog, cache, model, &failure) else {
+                    return Err(failure);
+                };
                 warn!(model = %model, %failure, "store is down, serving the version on disk");
                 let store = InStore::Unreached(failure);
                 let standing = Standing { by, store, ..Standing::default() };
                 self.resolve_on_disk(cache, id, standing).await
             }
-        }
-    }
-
-    /// Where the newest version's files are to blame, the version that was loaded before it goes on
-    /// answering while it is whole on disk, whether it is on a device just now or not.
-    async fn resolve_before(
-        &self,
-        cache: &DiskCache,
-        newest: ArtefactId,
-        failure: Failure,
-    ) -> Result<Resolution, Failure> {
-        let before = self.versions.last_loaded(&newest.model);
-        let before = before.filter(|id| *id != newest && cache.get(id).is_some());
-        let Some(id) = before.filter(|_| failure.kind() == ErrorKind::ModelInvalid) else {
-            return Err(failure);
-        };
-        let Ok(mut resolution) = self.resolve_on_disk(cache, id, Standing::default()).await else {
-            return Err(failure);
-        };
-        let message = format!("{failure}; the version before it is served");
-        let told = Failure::new(failure.kind(), message);
-        resolution.standing.unfit = Some((newest.version, told));
-        Ok(resolution)
-    }
-
-    /// Remembers of a load that has ended what later ones go by.
-    pub(super) fn judge(&self, id: &ArtefactId, failure: Option<&Failure>) {
-        let mut known = self.recall(id);
-        let refused = match failure {
-            None => {
-                self.note_loaded(id);
-                None
-            }
-            Some(failure) => {
-                let has_served = self.versions.last_loaded(&id.model).as_ref() == Some(id);
-                // Bytes that were not verified may be to blame: they are fetched again.
-                let is_known = !has_served && !known.failed_unverified;
-                let is_refused = failure.kind() == ErrorKind::ModelInvalid && is_known;
-                is_refused.then(|| failure.clone()).or(known.refused.take())
-            }
-        };
-        if refused.is_some() || known.refused.is_some() {
-            known.refused = refused;
-            self.remember(id, known);
-        }
-    }
-
-    /// A version was loaded. One that comes late, when the version that the store named after it was
-    /// loaded already, is not the one before the next; nor is one that an operator only tried, nor one of
-    /// a model that the store deleted.
-    fn note_loaded(&self, id: &ArtefactId) {
-        let Ok(cache) = self.cache_of(&id.model) else { return };
-        if cache.is_gone(&id.model) {
-            return;
-        }
-        let is_named = locked(&self.current).peek(&id.model) == Some(id);
-        let held = self.versions.held(&cache, &id.model);
-        let is_held = held.is_some_and(|choice| choice.version == id.version);
-        let last = self.versions.last_loaded(&id.model);
-        if is_named || is_held || last.is_none() || last != cache.latest(&id.model) {
-            self.versions.loaded(id);
         }
     }
 
@@ -252,7 +200,9 @@ impl ModelLoader {
         let began = Instant::now();
         let freshness = if refresh { Freshness::Fresh } else { Freshness::Cached };
         let asking = catalog.resolve(&model.target, freshness);
-        let answer = if cache.latest(model).is_none() {
+        let origin = catalog.origin(&model.target);
+        let latest = origin.as_ref().and_then(|origin| cache.latest_from(model, origin));
+        let answer = if latest.is_none() {
             asking.await
         } else {
             let answer = tokio::time::timeout(STORE_PATIENCE, asking).await;
@@ -269,7 +219,9 @@ impl ModelLoader {
         match answer {
             Ok(artefact) => {
                 self.versions.found(model);
-                cache.named(&artefact.id);
+                if let Some(origin) = &origin {
+                    cache.named(&artefact.id, origin);
+                }
                 locked(&self.current).put(model.clone(), artefact.id.clone());
                 let mut known = self.recall(&artefact.id);
                 known.artefact = Some(Arc::clone(&artefact));
@@ -279,11 +231,11 @@ impl ModelLoader {
                 Ok(artefact)
             }
             Err(failure) if failure.kind() == ErrorKind::ModelNotFound => {
-                let was_there =
-                    locked(&self.current).contains(model) || cache.latest(model).is_some();
-                if was_there && self.versions.missing(model) {
-                    cache.gone(model);
-                    self.versions.deleted(model);
+                // What a former store of the endpoint had, this one never deleted.
+                let here = origin.filter(|origin| self.was_named(cache, model, origin));
+                let was_there = here.is_some();
+                if let Some(origin) = here.filter(|_| self.versions.missing(model)) {
+                    cache.gone(model, &origin);
                 } else if was_there && refresh {
                     return Err(self.versions.not_yet(model, failure));
                 }
@@ -293,11 +245,34 @@ impl ModelLoader {
         }
     }
 
+    /// Whether this place was seen to have the model: named a version of it, by what is known of those
+    /// on disk, or by the answer to the last question.
+    pub(super) fn was_named(&self, cache: &DiskCache, model: &ModelId, origin: &Origin) -> bool {
+        let current = locked(&self.current).peek(model).cloned();
+        let is_here = |id: &ArtefactId| cache.get(id).is_none() || cache.is_from(id, origin);
+        current.is_some_and(|id| is_here(&id)) || cache.latest_from(model, origin).is_some()
+    }
+
+    /// The version that a model is held at. What a rule holds of a former store of the endpoint counts no
+    /// more; what an operator chose does.
+    pub(super) fn held_here(
+        &self,
+        catalog: &Catalog,
+        cache: &DiskCache,
+        model: &ModelId,
+    ) -> Option<Choice> {
+        let choice = self.versions.held(cache, model)?;
+        let counts = choice.by == ChosenBy::Operator || !is_former(catalog, cache, model, &choice);
+        counts.then_some(choice)
+    }
+
     /// The version on disk that answers while the store is down: the one that the model is
     /// held at, else the one that the store named last, even if another was fetched later, for
-    /// it may have been taken back since. None that was deleted in the store.
+    /// it may have been taken back since; where that is refused, the one that was loaded last. None of
+    /// another store, and none that was deleted in the store.
     pub(super) fn stand_in(
         &self,
+        catalog: &Catalog,
         cache: &DiskCache,
         model: &ModelId,
         failure: &Failure,
@@ -305,20 +280,22 @@ impl ModelLoader {
         if failure.kind() != ErrorKind::StoreUnavailable {
             return None;
         }
-        let held = self.versions.held(cache, model).map(|choice| choice.version);
+        let held = self.held_here(catalog, cache, model).map(|choice| choice.version);
         let held = held.map(|version| ArtefactId { model: model.clone(), version });
         let held = held.filter(|id| cache.get(id).is_some());
-        if held.is_some() || cache.is_gone(model) {
+        let origin = catalog.origin(&model.target)?;
+        if held.is_some() || cache.is_gone(model, &origin) {
             return held;
         }
         let current = locked(&self.current).get(model).cloned();
-        let refused = |id: &ArtefactId| self.recall(id).refused.is_some();
-        let before = || self.versions.last_loaded(model).filter(|id| cache.get(id).is_some());
-        let current = current.filter(|id| cache.get(id).is_some() && !refused(id));
-        current.or_else(before).or_else(|| cache.latest(model))
+        let current = current.filter(|id| cache.is_from(id, &origin));
+        let latest = cache.latest_from(model, &origin);
+        let mut named = current.into_iter().chain(latest.clone());
+        let fit = named.find(|id| self.recall(id).refused.is_none());
+        fit.or_else(|| cache.last_loaded(model, &origin)).or(latest)
     }
 
-    async fn resolve_on_disk(
+    pub(super) async fn resolve_on_disk(
         &self,
         cache: &DiskCache,
         id: ArtefactId,
@@ -348,18 +325,16 @@ impl ModelLoader {
     }
 }
 
-/// What the store holds in place of the version that answers, where that has been damaged for so
-/// long that no upload is taken to be under way.
-async fn unfit(
+/// Whether what a model is held at lies on disk from another store than the endpoint has now.
+pub(super) fn is_former(
     catalog: &Catalog,
+    cache: &DiskCache,
     model: &ModelId,
-    serving: &Version,
-) -> Option<(Version, Failure)> {
-    let passed = catalog.passed_over(&model.target).await?;
-    if !passed.stale || passed.version == *serving {
-        return None;
-    }
-    Some((passed.version.clone(), damage(model, &passed)))
+    choice: &Choice,
+) -> bool {
+    let id = ArtefactId { model: model.clone(), version: choice.version.clone() };
+    let Some(origin) = catalog.origin(&model.target) else { return false };
+    cache.get(&id).is_some() && !cache.is_from(&id, &origin)
 }
 
 /// The failure of an upload that is damaged, for those who see that another version answers.

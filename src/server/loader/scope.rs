@@ -19,19 +19,6 @@ pub(crate) enum Source {
     Local(Arc<LocalModels>),
 }
 
-/// Endpoints that have other stores than before, or had none.
-pub(super) fn others(
-    before: &BTreeMap<EndpointName, Source>,
-    now: &BTreeMap<EndpointName, Source>,
-) -> Vec<EndpointName> {
-    let is_other = |name: &EndpointName, source: &Source| match (before.get(name), source) {
-        (Some(Source::Store(old, _)), Source::Store(new, _)) => !Arc::ptr_eq(old, new),
-        (before, _) => before.is_none(),
-    };
-    let others = now.iter().filter(|(name, source)| is_other(name, source));
-    others.map(|(name, _)| name.clone()).collect()
-}
-
 /// What operators say of endpoints.
 pub(crate) struct Scope {
     /// Where their models come from.

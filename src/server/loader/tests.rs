@@ -54,6 +54,10 @@ impl Bench {
         self.memory.put_aged("m/config.json", config, LONG_AGO);
     }
 
+    fn stand_in(&self, failure: &Failure) -> Option<ArtefactId> {
+        self.loader.stand_in(&self.catalog, &self.cache, &model(), failure)
+    }
+
     /// Asks the store itself.
     async fn named(&self) -> ArtefactId {
         // An answer of this very instant would count as fresh.
@@ -91,7 +95,7 @@ async fn a_store_that_hangs_does_not_hold_up_a_model_that_is_on_disk() {
     let asked = bench.loader.ask(&bench.catalog, &bench.cache, &model, true);
     let asked = tokio::time::timeout(STORE_PATIENCE + Duration::from_secs(1), asked).await;
     let failure = asked.unwrap().unwrap_err();
-    assert_eq!(bench.loader.stand_in(&bench.cache, &model, &failure), Some(id));
+    assert_eq!(bench.stand_in(&failure), Some(id));
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +108,7 @@ async fn a_version_that_was_taken_back_does_not_return_with_the_store_down() {
     assert_ne!(first, second);
     for named_last in [second, first] {
         locked(&bench.loader.current).put(model(), named_last.clone());
-        let stand_in = bench.loader.stand_in(&bench.cache, &model(), &down());
+        let stand_in = bench.stand_in(&down());
         assert_eq!(stand_in, Some(named_last));
     }
 }
@@ -115,7 +119,7 @@ async fn only_a_store_that_is_down_is_stood_in_for() {
     bench.upload("{}");
     bench.fetched().await;
     let denied = Failure::new(ErrorKind::StoreDenied, "no");
-    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &denied), None);
+    assert_eq!(bench.stand_in(&denied), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,11 +15,11 @@ use roundhouse_types::{ArtefactId, EndpointName, ErrorKind, Failure, ModelId, Re
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::resolve::is_former;
 use super::{ModelLoader, STORE_PATIENCE, Source, locked};
 use crate::config::{OnDelete, Update, VersionRule};
 
-/// Models whose absence from the store is remembered until it is certain, and as many of which it is
-/// known what was loaded last.
+/// Models whose absence from the store is remembered until it is certain.
 const MODELS_REMEMBERED: NonZeroUsize = NonZeroUsize::new(10_000).expect("not zero");
 
 /// What an operator wants served.
@@ -87,8 +87,6 @@ pub(super) struct Versions {
     trials: Arc<Trials>,
     /// Since when the store has not found a model that it held before.
     missing: Mutex<LruCache<ModelId, Instant>>,
-    /// The version that was loaded last, by model, unless the store deleted the model since.
-    served: Mutex<LruCache<ModelId, ArtefactId>>,
 }
 
 impl Default for Versions {
@@ -98,7 +96,6 @@ impl Default for Versions {
             confirm: Duration::ZERO,
             trials: Arc::default(),
             missing: Mutex::new(LruCache::new(MODELS_REMEMBERED)),
-            served: Mutex::new(LruCache::new(MODELS_REMEMBERED)),
         }
     }
 }
@@ -137,29 +134,6 @@ impl Versions {
         now.duration_since(since) >= self.confirm
     }
 
-    /// A version was loaded.
-    pub(super) fn loaded(&self, id: &ArtefactId) {
-        locked(&self.served).put(id.model.clone(), id.clone());
-    }
-
-    fn left(&self, endpoints: &[EndpointName]) {
-        let mut served = locked(&self.served);
-        let theirs = served.iter().filter(|(model, _)| endpoints.contains(&model.endpoint));
-        for model in theirs.map(|(model, _)| model.clone()).collect::<Vec<_>>() {
-            served.pop(&model);
-        }
-    }
-
-    /// The store deleted the model: nothing from before answers for what comes later.
-    pub(super) fn deleted(&self, model: &ModelId) {
-        locked(&self.served).pop(model);
-    }
-
-    /// The version that was loaded last, unless the store deleted the model since.
-    pub(super) fn last_loaded(&self, model: &ModelId) -> Option<ArtefactId> {
-        locked(&self.served).get(model).cloned()
-    }
-
     /// What a model's being missing means before it is believed, where it drains residents:
     /// "not ready".
     pub(super) fn not_yet(&self, model: &ModelId, failure: Failure) -> Failure {
@@ -192,12 +166,6 @@ impl ModelLoader {
         self.versions.rule(endpoint)
     }
 
-    /// Endpoints have other stores now, or are gone: nothing that the stores before held answers for what
-    /// comes later.
-    pub(crate) fn left(&self, endpoints: &[EndpointName]) {
-        self.versions.left(endpoints);
-    }
-
     /// Has a wish count from now on, until it is dropped or succeeded by another.
     pub(crate) fn begin_trial(&self, model: &ModelId, wish: Wish) -> Trial {
         let trials = Arc::clone(&self.versions.trials);
@@ -216,8 +184,8 @@ impl ModelLoader {
         self.versions.tried(model).is_some()
     }
 
-    /// Remembers what was tried, also for after a restart: `version` came of it. Returns the
-    /// version that the model is held at from now on because an operator chose it.
+    /// Remembers what was tried, also for after a restart: `version` came of it, and `serving` serves by
+    /// now. Returns the version that the model is held at from now on because an operator chose it.
     ///
     /// # Errors
     /// `NotReady` where a later trial took its place, and those of the disk.
@@ -225,6 +193,7 @@ impl ModelLoader {
         &self,
         trial: Trial,
         version: &Version,
+        serving: Option<&Version>,
     ) -> Result<Option<Version>, Failure> {
         let model = &trial.model;
         if !trial.counts() {
@@ -236,8 +205,10 @@ impl ModelLoader {
         match trial.wish {
             Wish::Version(_) => {
                 cache.choose(model, hold(ChosenBy::Operator)).await?;
-                let version = version.clone();
-                self.versions.loaded(&ArtefactId { model: model.clone(), version });
+                // Of a model that nobody wants just now nothing was loaded.
+                if serving == Some(version) {
+                    cache.loaded(&ArtefactId { model: model.clone(), version: version.clone() });
+                }
             }
             Wish::Latest if updates => drop(cache.unchoose(model).await?),
             Wish::Latest => cache.choose(model, hold(ChosenBy::Rule)).await?,
@@ -245,19 +216,24 @@ impl ModelLoader {
         Ok(matches!(trial.wish, Wish::Version(_)).then(|| version.clone()))
     }
 
-    /// Under a rule that holds, what was loaded first is what stays; under one that does not,
-    /// what such a rule held before is forgotten.
+    /// Under a rule that holds, what was loaded first of the endpoint's store is what stays; under one that
+    /// does not, what such a rule held before is forgotten.
     pub(super) async fn hold_first(&self, cache: &DiskCache, id: &ArtefactId) {
         let model = &id.model;
         let holds = self.rule(&model.endpoint).update != Update::Auto;
-        let written = match cache.choice(model) {
+        let is_former = |choice: &Choice| match self.source(&model.endpoint) {
+            Ok(Source::Store(catalog, cache)) => is_former(&catalog, &cache, model, choice),
+            _ => false,
+        };
+        let by_rule = |choice: &Choice| choice.by == ChosenBy::Rule;
+        let before = cache.choice(model);
+        let before = before.filter(|it| !(holds && by_rule(it) && is_former(it)));
+        let written = match before {
             None if holds => {
                 let (version, since) = (id.version.clone(), SystemTime::now());
                 cache.choose(model, Choice { version, by: ChosenBy::Rule, since }).await
             }
-            Some(choice) if !holds && choice.by == ChosenBy::Rule => {
-                cache.unchoose(model).await.map(drop)
-            }
+            Some(choice) if !holds && by_rule(&choice) => cache.unchoose(model).await.map(drop),
             _ => Ok(()),
         };
         if let Err(error) = written {
@@ -278,7 +254,8 @@ impl ModelLoader {
 
     /// The version that a model is held at, where that counts.
     pub(crate) fn choice(&self, model: &ModelId) -> Option<Choice> {
-        self.versions.held(&self.cache_of(model).ok()?, model)
+        let Ok(Source::Store(catalog, cache)) = self.source(&model.endpoint) else { return None };
+        self.held_here(&catalog, &cache, model)
     }
 
     /// The versions that are whole on disk.

@@ -1,4 +1,4 @@
-//! The memory of cards, held against the ledger as the process' own is: what the driver says is
+//! How busy cards are, and their memory, held against the ledger as the process' own is: what the driver says is
 //! taken, by whomever, is compared with what was taken before the first model and what models are
 //! charged with there.
 //!
@@ -32,6 +32,8 @@ const TOLD_EACH: Duration = Duration::from_secs(60);
 const USED_BYTES: &str = "roundhouse_card_used_bytes";
 /// What the card has.
 const MEMORY_BYTES: &str = "roundhouse_card_memory_bytes";
+/// How long it computed.
+const BUSY_RATIO: &str = "roundhouse_card_busy_ratio";
 /// What the ledger expects of it.
 const EXPECTED_BYTES: &str = "roundhouse_card_expected_bytes";
 
@@ -43,6 +45,11 @@ pub(super) fn describe() {
         "Memory of a card that is taken, by this process or others, as its driver counts it."
     );
     describe_gauge!(MEMORY_BYTES, Unit::Bytes, "Memory that a card has, taken or not.");
+    describe_gauge!(
+        BUSY_RATIO,
+        Unit::Count,
+        "Part of a card's last sample, up to a second, in which a kernel ran, of this process or others; not a number where its driver has ceased to tell."
+    );
     describe_gauge!(
         EXPECTED_BYTES,
         Unit::Bytes,
@@ -59,7 +66,17 @@ struct Watched {
     card: Card,
     judge: Judge,
     configured: Bytes,
-    look: Limited<Result<Seen, roundhouse_models::Error>>,
+    look: Limited<Glance>,
+    /// Whether the driver told last how busy it is; none before it was asked.
+    tells_busy: Option<bool>,
+}
+
+/// What is seen of a card at once.
+#[derive(Debug)]
+struct Glance {
+    seen: Result<Seen, roundhouse_models::Error>,
+    /// The part of its time in which it computed.
+    busy: Result<f64, String>,
 }
 
 impl Cards {
@@ -72,7 +89,8 @@ impl Cards {
                 .ok()?;
             info!(device = %card.id(), baseline = %seen.own, "memory of the card without models");
             let judge = Judge::new(seen.own, WitnessConfig { configured, ..config });
-            Some(Watched { card, judge, configured, look: Limited::default() })
+            let look = Limited::default();
+            Some(Watched { card, judge, configured, look, tells_busy: None })
         });
         Self(watched.collect())
     }
@@ -83,9 +101,16 @@ impl Cards {
         residency: &Residency<ServedModel>,
         loader: &Arc<ModelLoader>,
     ) -> Result<(), Failure> {
-        for Watched { card, judge, configured, look } in &mut self.0 {
+        for Watched { card, judge, configured, look, tells_busy } in &mut self.0 {
             let (device, watched) = (card.id(), card.clone());
-            let seen = match look.look(CARD_PATIENCE, move || see(&watched)).await? {
+            // Handing memory back waits for the card: how busy it is is asked before.
+            let glance = move || Glance { busy: watched.busy(), seen: see(&watched) };
+            let glance = look.look(CARD_PATIENCE, glance).await?;
+            let seen = glance.map(|glance| {
+                publish_busy(device, glance.busy, tells_busy);
+                glance.seen
+            });
+            let seen = match seen {
                 Some(Ok(seen)) => seen,
                 // Its lane finds out what is wrong with it.
                 silent => {
@@ -130,6 +155,21 @@ fn publish(device: DeviceId, seen: &Seen, verdict: &Verdict) {
     }
 }
 
+/// Shows how busy a card is. That it does not tell is said once: one that is divided never does.
+fn publish_busy(device: DeviceId, busy: Result<f64, String>, tells: &mut Option<bool>) {
+    let told = tells.replace(busy.is_ok());
+    match busy {
+        Ok(part) => gauge!(BUSY_RATIO, "device" => device.to_string()).set(part),
+        Err(error) if told != Some(false) => {
+            warn!(%device, error, "the card does not tell how busy it is");
+            if told.is_some() {
+                gauge!(BUSY_RATIO, "device" => device.to_string()).set(f64::NAN);
+            }
+        }
+        Err(_) => {}
+    }
+}
+
 /// What of a card is taken, by whomever, and what is left.
 fn see(card: &Card) -> Result<Seen, roundhouse_models::Error> {
     card.give_back()?;
@@ -157,4 +197,32 @@ pub(super) fn books(
     let coming = holdings.loads.iter().filter(|load| arrives(load) && load.device == Some(device));
     books.arriving = coming.map(|load| load.reserved_bytes).sum();
     Some(books)
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics::with_local_recorder;
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_card_that_ceases_to_tell_how_busy_it_is_shows_no_number_of_before() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let shown = |device, busy: Result<f64, &str>, tells: &mut Option<bool>| {
+            with_local_recorder(&recorder, || {
+                publish_busy(device, busy.map_err(str::to_owned), tells);
+            });
+            let text = recorder.handle().render();
+            let series = format!("{BUSY_RATIO}{{device=\"{device}\"}} ");
+            text.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
+        };
+        let (card, mut tells) = (DeviceId::Cuda(1), None);
+        assert_eq!(shown(card, Ok(0.25), &mut tells).as_deref(), Some("0.25"));
+        assert_eq!(shown(card, Err("gone"), &mut tells).as_deref(), Some("NaN"));
+        assert_eq!(shown(card, Err("gone"), &mut tells).as_deref(), Some("NaN"));
+        assert_eq!(shown(card, Ok(0.5), &mut tells).as_deref(), Some("0.5"));
+        let (divided, mut tells) = (DeviceId::Cuda(2), None);
+        assert_eq!(shown(divided, Err("Not Supported"), &mut tells), None, "it never told");
+    }
 }

@@ -237,6 +237,19 @@ fn tokens_wait_for_their_character() {
     assert_eq!(piece.finished, None);
 }
 
+#[test]
+fn an_answer_that_ends_within_a_character_ends_before_it() {
+    let mut ids = codec().encode("so 👩", false).unwrap();
+    ids.pop();
+    let pieces = write(&mut writer(&[], 0), &ids, FinishReason::Length);
+    assert_eq!((text(&pieces).as_str(), finish(&pieces).reason), ("so ", Finish::Length));
+    let tokens = pieces.iter().flat_map(|piece| &piece.tokens);
+    assert_eq!(tokens.map(|token| token.id).collect::<Vec<_>>(), ids, "none is lost");
+    ids.push(EOS);
+    let pieces = write(&mut writer(&[], 0), &ids, FinishReason::StopToken);
+    assert_eq!(text(&pieces), "so ");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -245,7 +258,10 @@ proptest! {
         ids in prop::collection::vec(0u32..540, 1..24),
     ) {
         let pieces = write(&mut writer(&[], 0), &ids, FinishReason::Length);
-        prop_assert_eq!(text(&pieces), codec().decode(&ids).unwrap());
+        let (text, whole) = (text(&pieces), codec().decode(&ids).unwrap());
+        // But for a character that it ends within.
+        let rest = whole.strip_prefix(&text);
+        prop_assert!(matches!(rest, Some("" | "\u{FFFD}")), "{:?} of {:?}", text, whole);
         let tokens: Vec<u32> =
             pieces.iter().flat_map(|piece| &piece.tokens).map(|token| token.id).collect();
         prop_assert_eq!(tokens, ids);

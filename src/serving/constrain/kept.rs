@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use roundhouse_types::TenantName;
 
@@ -14,10 +15,17 @@ const BYTES_PER_BYTE: u64 = 64;
 const BYTES_MAX: u64 = 1 << 20;
 const BYTES_PER_TOKEN: u64 = 64;
 
+/// What nobody has asked for in so long is not likely to be asked for again: it leaves first.
+const UNUSED: Duration = Duration::from_secs(300);
+
 /// Values by what they were made of, those asked for last. Immutable but for its order.
 ///
 /// 1. What one tenant asked for answers no other: how long an answer takes tells nobody what others ask.
 /// 2. The values are charged with at most `most` bytes together.
+/// 3. A named tenant is charged with more than half of them only for a single value. Where all do not fit, the
+///    tenant that holds most loses its least recently used one. So another's requests evict what a
+///    tenant keeps only while nobody holds more than it, and of two tenants with small forms neither's.
+/// 4. Before 3 evicts one that was used within [`UNUSED`], those that were not leave, whosever they are.
 #[derive(Debug)]
 pub(super) struct Kept<T> {
     most: u64,
@@ -30,6 +38,7 @@ struct Entry<T> {
     tenant: Option<TenantName>,
     text: String,
     value: T,
+    used: Instant,
 }
 
 /// What is kept for a tokenizer of so many tokens, at most; nothing where not even one form fits.
@@ -59,19 +68,35 @@ impl<T> Kept<T> {
         copy: impl Fn(&T) -> T,
         make: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        if let Some(found) = self.find(tenant, &text, &copy) {
+        self.get_or_at(Instant::now(), (tenant, text), copy, make)
+    }
+
+    fn get_or_at<E>(
+        &self,
+        now: Instant,
+        (tenant, text): (Option<&TenantName>, String),
+        copy: impl Fn(&T) -> T,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        if let Some(found) = self.find(now, (tenant, &text), &copy) {
             return Ok(found);
         }
         let made = make()?;
         let own = copy(&made);
-        self.keep(Entry { tenant: tenant.cloned(), text, value: made });
+        self.keep(Entry { tenant: tenant.cloned(), text, value: made, used: now });
         Ok(own)
     }
 
-    fn find(&self, tenant: Option<&TenantName>, text: &str, copy: impl Fn(&T) -> T) -> Option<T> {
+    fn find(
+        &self,
+        now: Instant,
+        (tenant, text): (Option<&TenantName>, &str),
+        copy: impl Fn(&T) -> T,
+    ) -> Option<T> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let is_it = |entry: &Entry<T>| entry.tenant.as_ref() == tenant && entry.text == text;
-        let entry = entries.iter().position(is_it).and_then(|at| entries.remove(at))?;
+        let mut entry = entries.iter().position(is_it).and_then(|at| entries.remove(at))?;
+        entry.used = now;
         let value = copy(&entry.value);
         entries.push_front(entry);
         Some(value)
@@ -88,11 +113,37 @@ impl<T> Kept<T> {
             gone.extend(entries.remove(at));
         }
         entries.push_front(entry);
-        while entries.iter().map(|entry| charge(&entry.text)).sum::<u64>() > self.most {
-            gone.extend(entries.pop_back());
+        while let Some(at) = leaves(&entries, self.most) {
+            gone.extend(entries.remove(at));
         }
         drop(entries);
     }
+}
+
+/// Which of these, the one used last first, leaves next: the oldest of the tenant that has just kept one
+/// where it holds too much by itself, else the one that was not used for longest where that is long, else
+/// the oldest of who holds most; of several the newcomer's.
+fn leaves<T>(entries: &VecDeque<Entry<T>>, most: u64) -> Option<usize> {
+    let held = |tenant: &Option<TenantName>| -> u64 {
+        let theirs = entries.iter().filter(|entry| entry.tenant == *tenant);
+        theirs.map(|entry| charge(&entry.text)).sum()
+    };
+    let oldest =
+        |tenant: &Option<TenantName>| entries.iter().rposition(|entry| entry.tenant == *tenant);
+    let newest = &entries.front()?.tenant;
+    let own = oldest(newest).filter(|at| *at > 0);
+    if newest.is_some() && own.is_some() && held(newest) > most / 2 {
+        return own;
+    }
+    if entries.iter().map(|entry| charge(&entry.text)).sum::<u64>() <= most {
+        return None;
+    }
+    let (now, last) = (entries.front()?.used, entries.len() - 1);
+    if last > 0 && now.saturating_duration_since(entries[last].used) >= UNUSED {
+        return Some(last);
+    }
+    // Of equals the last one counts: the newest is looked at last.
+    oldest(&entries.iter().rev().max_by_key(|entry| held(&entry.tenant))?.tenant)
 }
 
 #[cfg(test)]
@@ -103,9 +154,19 @@ mod tests {
 
     /// Asks for a text; what it answers with, and whether it was made for that.
     fn ask(kept: &Kept<String>, tenant: Option<&str>, text: &str) -> (String, bool) {
+        ask_at(Instant::now(), kept, tenant, text)
+    }
+
+    fn ask_at(
+        now: Instant,
+        kept: &Kept<String>,
+        tenant: Option<&str>,
+        text: &str,
+    ) -> (String, bool) {
         let tenant = tenant.map(|name| name.parse().unwrap());
         let made = Cell::new(false);
-        let value = kept.get_or(tenant.as_ref(), text.to_owned(), String::clone, || {
+        let asked = (tenant.as_ref(), text.to_owned());
+        let value = kept.get_or_at(now, asked, String::clone, || {
             made.set(true);
             Ok::<_, ()>(text.to_uppercase())
         });
@@ -140,6 +201,71 @@ mod tests {
         let long = "x".repeat(100_000);
         assert!(ask(&kept, None, &long).1 && ask(&kept, None, &long).1);
         assert!(!ask(&kept, None, "a").1, "and nothing left for it");
+    }
+
+    #[test]
+    fn what_a_tenant_keeps_says_nothing_of_how_much_another_asks() {
+        let kept = Kept::new(8 * charge("99"));
+        let theirs = ["a", "b", "c", "d"];
+        for text in theirs {
+            ask(&kept, Some("calm"), text);
+        }
+        for number in 0..100 {
+            ask(&kept, Some("busy"), &number.to_string());
+        }
+        assert!(theirs.iter().all(|text| !ask(&kept, Some("calm"), text).1));
+        let last: Vec<_> =
+            (96..100).map(|it| ask(&kept, Some("busy"), &it.to_string()).1).collect();
+        assert_eq!(last, [false; 4], "and half is the other's");
+    }
+
+    #[test]
+    fn who_holds_most_makes_room_for_another() {
+        let kept = Kept::new(8 * charge("a"));
+        for (tenant, texts) in [("one", "abcd"), ("two", "abc"), ("three", "ab")] {
+            for text in texts.chars() {
+                ask(&kept, Some(tenant), &text.to_string());
+            }
+        }
+        // The ninth took the place of the first one's oldest.
+        let made = |tenant, text: &str| ask(&kept, Some(tenant), text).1;
+        assert!(["a", "b"].iter().all(|text| !made("three", text)));
+        assert!(["a", "b", "c"].iter().all(|text| !made("two", text)));
+        assert!(["b", "c", "d"].iter().all(|text| !made("one", text)));
+        // The first holds as much as the second now: who comes with a fourth gives one of its own.
+        assert!(made("one", "a"));
+        assert!(["a", "b", "c"].iter().all(|text| !made("two", text)));
+        assert!(made("one", "b"));
+    }
+
+    #[test]
+    fn one_long_form_of_a_tenant_is_kept_and_leaves_before_others_short_ones() {
+        let kept = Kept::new(8 * charge("a"));
+        let long = "x".repeat(10_000);
+        assert!(charge(&long) > 4 * charge("a"));
+        assert!(ask(&kept, Some("one"), &long).1);
+        assert!(!ask(&kept, Some("one"), &long).1);
+        for text in ["a", "b", "c"] {
+            ask(&kept, Some("two"), text);
+        }
+        assert!(["a", "b", "c"].iter().all(|text| !ask(&kept, Some("two"), text).1));
+        assert!(ask(&kept, Some("one"), &long).1);
+        assert!(["a", "b", "c"].iter().all(|text| !ask(&kept, Some("two"), text).1));
+    }
+
+    #[test]
+    fn what_nobody_asks_for_any_more_leaves_room_for_whoever_comes() {
+        let (kept, now) = (Kept::new(7 * charge("a")), Instant::now());
+        let made = |now, tenant: &str| ask_at(now, &kept, Some(tenant), "a").1;
+        let all = ["a", "b", "c", "d", "e", "f", "g"];
+        assert!(all.iter().all(|tenant| made(now, tenant)));
+        assert!(made(now, "late") && made(now, "late"), "all others' are in use");
+        let later = now + UNUSED;
+        let used = all.iter().filter(|tenant| **tenant != "c");
+        assert!(used.clone().all(|tenant| !made(later - Duration::from_secs(1), tenant)));
+        assert!(made(later, "late") && !made(later, "late"), "one was not in use for long");
+        assert!(used.clone().all(|tenant| !made(later, tenant)), "and it was that one which left");
+        assert!(made(later, "c"));
     }
 
     #[test]

@@ -48,6 +48,32 @@ pub(super) fn token_bytes(codec: &TextCodec, mark: u8) -> Vec<Vec<u8>> {
     tokens
 }
 
+/// How many replacement characters end the text of tokens in the place of a character that was cut: none
+/// where their last bytes are a whole one, or begin none.
+pub(crate) fn unfinished(codec: &TextCodec, ids: &[u32]) -> usize {
+    let tokenizer = codec.tokenizer();
+    let writing = tokenizer.get_decoder().map_or(Writing::Decoded, Writing::of);
+    let names = ids.iter().filter_map(|id| tokenizer.id_to_token(*id));
+    let bytes: Option<Vec<Vec<u8>>> = names.map(|name| writing.bytes(&name)).collect();
+    let open = open_bytes(&bytes.unwrap_or_default().concat());
+    match writing {
+        Writing::ByteLevel(_) => usize::from(open > 0),
+        // Each byte by itself.
+        Writing::Pieces { .. } => open,
+        Writing::Decoded => 0,
+    }
+}
+
+/// How many bytes at the end begin a character whose others are missing.
+fn open_bytes(bytes: &[u8]) -> usize {
+    let begins = |count: &usize| {
+        let end = bytes.len().checked_sub(*count).map(|from| std::str::from_utf8(&bytes[from..]));
+        let wrong = end.and_then(Result::err);
+        wrong.is_some_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    (1..=3).find(begins).unwrap_or(0)
+}
+
 impl Writing {
     fn of(decoder: &DecoderWrapper) -> Self {
         let mut space = None;

@@ -24,6 +24,8 @@ mod answers;
 mod counted;
 mod ends;
 mod forms;
+mod prompts;
+mod turns;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
 /// The reference tokenizer's vocabulary.
@@ -140,6 +142,17 @@ impl Server {
     }
 
     fn with(runner: EchoRunner, purpose: Purpose, config: Config, stuck: bool) -> Self {
+        let claims: ClaimFn = Arc::new(|_, _| Claim::default());
+        let renderer = Arc::new(crate::InProcess::default());
+        Self::on(runner, purpose, (config, claims, renderer), stuck)
+    }
+
+    fn on(
+        runner: EchoRunner,
+        purpose: Purpose,
+        (config, claims, renderer): (Config, ClaimFn, Arc<dyn Renderer>),
+        stuck: bool,
+    ) -> Self {
         let log = runner.log();
         let kind = match &purpose {
             Purpose::Generative { .. } => ModelKind::Generative,
@@ -158,8 +171,7 @@ impl Server {
         let loader = Arc::new(OneModel { lane, parts, kind, stuck });
         let devices = vec![(DeviceId::Cpu, Bytes::mib(1))];
         let residency = Residency::start(roundhouse_residency::Config::default(), devices, loader);
-        let dispatcher =
-            Arc::new(Dispatcher::new(residency.clone(), config, Arc::new(|_, _| Claim::default())));
+        let dispatcher = Arc::new(Dispatcher::new(residency.clone(), config, claims, renderer));
         Self { dispatcher, residency, log }
     }
 

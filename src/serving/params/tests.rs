@@ -28,10 +28,12 @@ fn every_field_out_of_range_is_named() {
         (Generation { frequency_penalty: Some(-2.1), ..all.clone() }, "frequency_penalty: "),
         (Generation { max_tokens: Some(0), ..all.clone() }, "max_tokens: "),
         (Generation { logprobs: Some(21), ..all.clone() }, "logprobs: "),
+        (Generation { ranked_prompt: Some(21), ..all.clone() }, "prompt_logprobs: "),
         (Generation { stop: vec!["a".into(), String::new()], ..all.clone() }, "stop[1]: "),
         (Generation { stop: vec!["a".into(); 17], ..all.clone() }, "stop: "),
         (Generation { stop: vec!["a".repeat(1025)], ..all.clone() }, "stop[0]: "),
         (Generation { stop_token_ids: vec![100], ..all.clone() }, "stop_token_ids[0]: "),
+        (Generation { logit_bias: vec![(5, 1.0), (100, 1.0)], ..all.clone() }, "logit_bias.100: "),
     ];
     for (asked, start) in cases {
         let error = resolve(Face::OpenAi, &asked).unwrap_err().to_string();
@@ -122,6 +124,7 @@ fn a_fault_is_told_by_the_name_that_the_client_has_for_the_field() {
         max_tokens: "parameters.max_new_tokens",
         min_tokens: "parameters.min_new_tokens",
         prefix: "parameters.",
+        function: ".function",
     };
     let asked = || Generation { names, max_tokens: Some(5), ..Generation::default() };
     let refused = |asked: Generation, prompt: usize| {
@@ -134,7 +137,7 @@ fn a_fault_is_told_by_the_name_that_the_client_has_for_the_field() {
         (asked(), 0, "inputs: "),
         (Generation { min_tokens: Some(6), ..asked() }, 8, "parameters.min_new_tokens: "),
         (Generation { stop_token_ids: vec![100], ..asked() }, 8, "parameters.stop_token_ids[0]: "),
-        (Generation { logit_bias: vec![(100, 1.0)], ..asked() }, 8, "parameters.logit_bias[0]: "),
+        (Generation { logit_bias: vec![(100, 1.0)], ..asked() }, 8, "parameters.logit_bias.100: "),
     ] {
         let told = refused(asked, prompt);
         assert!(told.starts_with(field), "{told}");

@@ -2,6 +2,7 @@
 
 use super::TextCodec;
 use crate::Error;
+use crate::constrain::unfinished;
 
 /// No UTF-8 character has more bytes, so no unfinished one has more than three.
 const CHARACTER_BYTES: usize = 4;
@@ -118,4 +119,21 @@ impl Detokeniser {
         self.holds = false;
         Ok(rest)
     }
+
+    /// The same, when the text ends here: without the bytes of a character that it was cut in, which no
+    /// reader can do anything with. Bytes that begin no character stay.
+    pub(crate) fn end(&mut self) -> Result<String, Error> {
+        let mut rest = self.finish()?;
+        if rest.ends_with(REPLACEMENT) {
+            for _ in 0..unfinished(&self.codec, &self.ids) {
+                if rest.ends_with(REPLACEMENT) {
+                    rest.pop();
+                }
+            }
+        }
+        Ok(rest)
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::template::ChatTemplates;
 use super::*;
+use crate::InProcess;
 
 const REFERENCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/references/bpe");
 
@@ -103,7 +104,7 @@ pub(crate) fn sentencepiece() -> TextCodec {
     artefact(&[("tokenizer.json", tokenizer)]).1.unwrap()
 }
 
-fn byte(value: u8) -> u32 {
+pub(crate) fn byte(value: u8) -> u32 {
     7 + u32::from(value)
 }
 
@@ -180,8 +181,9 @@ fn templates_render_as_in_the_references() {
                 [("add_generation_prompt".to_owned(), json!(case.add_generation_prompt))]
                     .into_iter()
                     .collect();
-            let rendered =
-                templates.render(&case.messages, case.tools.as_deref(), &kwargs, Opening::Answer);
+            let tools = case.tools.as_deref();
+            let asked = (&kwargs, Opening::Answer);
+            let rendered = templates.render(&case.messages, tools, asked, here());
             match (rendered, case.rendered, case.error) {
                 (Ok(text), Some(expected), None) => assert_eq!(text, expected, "{name}"),
                 (Err(error), None, Some(message)) => {
@@ -343,14 +345,21 @@ fn a_template_file_beats_the_configuration_and_tools_have_their_own() {
     let codec = artefact(&files).1.unwrap();
     let messages = [json!({"role": "user", "content": "x"})];
     assert_eq!(codec.eos_token(), Some(3));
-    assert_eq!(codec.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap(), "file");
+    let (none, asked) = (Map::new(), Opening::Answer);
+    let rendered = codec.render_chat(&messages, None, (&none, asked), here());
+    assert_eq!(rendered.unwrap(), "file");
     let tools = [json!({})];
-    let with_tools = codec.render_chat(&messages, Some(&tools), &Map::new(), Opening::Answer);
+    let with_tools = codec.render_chat(&messages, Some(&tools), (&none, asked), here());
     assert_eq!(with_tools.unwrap(), "1 tools, [SEP]");
     let without = artefact(&files[..1]).1.unwrap();
     assert!(!without.has_chat_template());
-    let error = without.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap_err();
+    let error = without.render_chat(&messages, None, (&none, asked), here()).unwrap_err();
     assert!(matches!(error, Error::NoTemplate));
+}
+
+/// Templates render in the process of the tests.
+fn here() -> Render {
+    InProcess::default().render()
 }
 
 fn render(template: &str, messages: &[Value]) -> Result<String, Error> {
@@ -360,7 +369,7 @@ fn render(template: &str, messages: &[Value]) -> Result<String, Error> {
 fn opened(template: &str, messages: &[Value], opening: Opening) -> Result<String, Error> {
     let templates =
         ChatTemplates::new([("default".to_owned(), template.to_owned())].into(), [].into());
-    templates.render(messages, None, &Map::new(), opening)
+    templates.render(messages, None, (&Map::new(), opening), here())
 }
 
 #[test]
@@ -469,7 +478,8 @@ fn an_adapter_holds_no_texts_that_are_its_bases() {
     let codec = text.on(&base);
     assert!(Arc::ptr_eq(&codec.tokenizer, &base.tokenizer), "the tokenizer is held twice");
     let said = json!({"role": "user", "content": "hi"});
-    assert_eq!(codec.render_chat(&[said], None, &Map::new(), Opening::Answer).unwrap(), "mine: hi");
+    let asked = (&Map::new(), Opening::Answer);
+    assert_eq!(codec.render_chat(&[said], None, asked, here()).unwrap(), "mine: hi");
     // Another file with the same tokens is a tokenizer of its own.
     let mut spaced = tokenizer;
     spaced.push(b' ');

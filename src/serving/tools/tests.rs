@@ -237,7 +237,7 @@ fn tools() -> Vec<Tool> {
         json!({"type": "function", "function": {"name": "look", "parameters": place}}),
         json!({"type": "function", "function": {"name": "stop"}}),
     ];
-    described(&tools).unwrap()
+    described(&tools, ".function").unwrap()
 }
 
 /// The token that spells most of `wanted` among those allowed, again and again.
@@ -359,9 +359,12 @@ fn tools_that_are_none_are_named_by_their_place() {
         (vec![function(json!({"name": "a"})); 200], "tools: 200"),
     ];
     for (tools, start) in cases {
-        let error = described(&tools).unwrap_err().to_string();
+        let error = described(&tools, ".function").unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
     }
+    let twice = [function(json!({"name": "a"})), function(json!({"name": "a"}))];
+    let error = described(&twice, "").unwrap_err().to_string();
+    assert!(error.starts_with("tools[1].name: "), "{error}");
     let tools = tools();
     let choice = ToolChoice::Named("hide".into());
     let demand = Demand {

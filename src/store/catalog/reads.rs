@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::metrics::Purpose;
 use crate::remote::Remote;
-use crate::{Checksum, Error, RemoteFile};
+use crate::{Checksum, Error, Origin, RemoteFile};
 
 /// Bytes of file beginnings that are kept.
 const KEPT: u64 = 64 << 20;
@@ -35,6 +35,7 @@ const WHOLE_KEPT: Duration = Duration::from_secs(60);
 pub(crate) struct Source {
     pub(crate) remote: Remote,
     pub(crate) heads: Heads,
+    pub(crate) origin: Origin,
 }
 
 type Identity = (String, String);

@@ -174,6 +174,14 @@ async fn what_has_long_been_short_may_be_damaged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_git_lfs_pointer_is_no_upload_that_may_end() {
+    let f = fixture();
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n";
+    f.memory.put("m/model.safetensors", pointer);
+    assert_eq!(f.resolve("m").await.unwrap().bytes.0, pointer.len() as u64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_upload_that_ends_while_a_call_waits_is_answered() {
     let f = fixture();
     let whole = safetensors(1000);
@@ -267,7 +275,7 @@ async fn a_version_that_was_deleted_does_not_come_back_when_its_name_does() {
     f.memory.remove("m/model.safetensors");
     sleep(Duration::from_secs(1)).await;
     assert_eq!(f.fresh("m").await.unwrap_err().kind(), ErrorKind::ModelNotFound);
-    disk.gone(&old.id.model);
+    disk.gone(&old.id.model, &f.catalog.origin(&old.id.model.target).unwrap());
     assert!(disk.get(&old.id).is_some());
     // An upload that ended early.
     let whole = safetensors(20);

@@ -29,7 +29,7 @@ use crate::catalog::Source;
 use crate::file::blocking;
 use crate::metrics::Purpose;
 use crate::progress::{Counters, Stage};
-use crate::{ArchiveKind, Artefact, Checksum, Error, RemoteFile};
+use crate::{ArchiveKind, Artefact, Checksum, Error, Origin, RemoteFile};
 
 /// Files that are read for their digests, or asked for their checksums, at once.
 const VERIFIES: usize = 4;
@@ -121,7 +121,8 @@ impl Fetch {
 
     async fn fly(&self, flight: &Arc<Flight>) -> Result<Arc<Held>, Error> {
         let (prepared, artefact) = (Arc::clone(flight), self.artefact.clone());
-        let had = blocking(move || prepare(&prepared, &artefact)).await?;
+        let from = self.source.origin.clone();
+        let had = blocking(move || prepare(&prepared, &artefact, &from)).await?;
         self.counters.add(had);
         self.arrival.open(Arc::clone(flight.journal()?), flight.folder.join(FILES));
         self.counters.enter(Stage::Fetching);
@@ -130,7 +131,8 @@ impl Fetch {
             None => self.fetch_files(flight).await?,
         };
         let (flight, artefact) = (Arc::clone(flight), self.artefact.clone());
-        let held = blocking(move || land(&flight, &artefact, files)).await?;
+        let from = self.source.origin.clone();
+        let held = blocking(move || land(&flight, &artefact, &from, files)).await?;
         self.counters.enter(Stage::Done);
         Ok(held)
     }
@@ -310,7 +312,7 @@ impl Fetch {
 }
 
 /// Makes the folder ready to be written to; says how many bytes are there already.
-fn prepare(flight: &Flight, artefact: &Artefact) -> Result<u64, Error> {
+fn prepare(flight: &Flight, artefact: &Artefact, from: &Origin) -> Result<u64, Error> {
     let folder = &flight.folder;
     let same = Manifest::read(folder).is_some_and(|found| found.artefact == *artefact);
     if !same {
@@ -323,7 +325,7 @@ fn prepare(flight: &Flight, artefact: &Artefact) -> Result<u64, Error> {
     flight.grow(charge_all(artefact.files.iter().map(|file| file.size)))?;
     create_folder(folder)?;
     if !same {
-        Manifest::new(artefact, Vec::new()).write(folder)?;
+        Manifest::new(artefact, from, Vec::new()).write(folder)?;
         sync_folder(&flight.ledger.layout.partials())?;
     }
     let mut paths: Vec<(PathBuf, u64)> = Vec::with_capacity(artefact.files.len());
@@ -351,6 +353,7 @@ fn prepare(flight: &Flight, artefact: &Artefact) -> Result<u64, Error> {
 pub(super) fn land(
     flight: &Flight,
     artefact: &Artefact,
+    from: &Origin,
     files: Vec<DiskFile>,
 ) -> Result<Arc<Held>, Error> {
     let (folder, ledger) = (&flight.folder, &flight.ledger);
@@ -363,7 +366,7 @@ pub(super) fn land(
         }
     }
     sync_folders(&folder.join(FILES))?;
-    let manifest = Manifest::new(artefact, files);
+    let manifest = Manifest::new(artefact, from, files);
     let more = manifest.charge().saturating_sub(flight.promised());
     if more > 0 {
         // What the files consist of was not known when room was promised.

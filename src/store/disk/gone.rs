@@ -1,11 +1,12 @@
 //! The models that the store holds no more while versions of them are still on disk: those are
-//! no stand-ins when the store is down, also after a restart.
+//! no stand-ins when the store is down, also after a restart. Each store's word is its own: of a model that
+//! another one has, or had, versions may answer.
 //!
-//! One small file per such model, named after it. What has no version on disk needs none: such notes
+//! One small file per such model, named after it, with the places that hold it no more. What has no version on disk needs none: such notes
 //! are pruned, so that there are never many more of them than models on disk.
 
-use std::collections::HashSet;
-use std::fs::{self, File};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,16 +17,19 @@ use tracing::warn;
 use super::DiskCache;
 use super::layout::{entries, folder_name};
 use super::ledger::{Ledger, off_thread};
-use crate::Error;
+use crate::{Error, Origin};
 
 /// Notes that there may always be before it is looked which of them are still needed.
 const PRUNED_AT_LEAST: usize = 64;
+
+/// The places that hold a model no more; none that are written down stands for all.
+type Places = BTreeSet<String>;
 
 /// Which models are gone, by the names of their files.
 #[derive(Debug)]
 pub(super) struct Gone {
     folder: PathBuf,
-    names: Mutex<HashSet<String>>,
+    names: Mutex<HashMap<String, Places>>,
     /// With so many it is looked which are still needed: twice as many as were, last.
     prune_at: AtomicUsize,
     /// Files follow what is in memory one at a time.
@@ -35,8 +39,12 @@ pub(super) struct Gone {
 impl Gone {
     /// Reads what was remembered. Blocks.
     pub(super) fn open(folder: PathBuf) -> Result<Self, Error> {
-        let name = |path: PathBuf| Some(path.file_name()?.to_str()?.to_owned());
-        let names = entries(&folder)?.into_iter().filter_map(name).collect();
+        let read = |path: PathBuf| {
+            let text = fs::read(&path).unwrap_or_default();
+            let places = serde_json::from_slice(&text).unwrap_or_default();
+            Some((path.file_name()?.to_str()?.to_owned(), places))
+        };
+        let names = entries(&folder)?.into_iter().filter_map(read).collect();
         let prune_at = AtomicUsize::new(PRUNED_AT_LEAST);
         Ok(Self { folder, names: Mutex::new(names), prune_at, writing: Mutex::default() })
     }
@@ -46,15 +54,22 @@ impl Gone {
         let on_disk: HashSet<String> = ledger.models().iter().map(name).collect();
         let forgotten: Vec<String> = {
             let mut names = self.names();
-            let forgotten = names.iter().filter(|name| !on_disk.contains(*name)).cloned().collect();
-            names.retain(|name| on_disk.contains(name));
+            let forgotten = names.keys().filter(|name| !on_disk.contains(*name)).cloned().collect();
+            names.retain(|name, _| on_disk.contains(name));
             self.prune_at.store((2 * names.len()).max(PRUNED_AT_LEAST), Ordering::Relaxed);
             forgotten
         };
         forgotten.iter().for_each(|name| self.write(name));
     }
 
-    fn names(&self) -> MutexGuard<'_, HashSet<String>> {
+    /// Whether a place holds a model no more.
+    pub(super) fn has(&self, model: &ModelId, origin: &Origin) -> bool {
+        let names = self.names();
+        let places = names.get(&name(model));
+        places.is_some_and(|places| places.is_empty() || places.contains(&origin.0))
+    }
+
+    fn names(&self) -> MutexGuard<'_, HashMap<String, Places>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,10 +77,13 @@ impl Gone {
     fn write(&self, name: &str) {
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.folder.join(name);
-        let is_gone = self.names().contains(name);
-        let written = match is_gone {
-            true => File::create(&path).map(drop),
-            false => forget(&path),
+        let places = self.names().get(name).cloned();
+        let is_gone = places.is_some();
+        let text = places.map(|places| serde_json::to_vec(&places));
+        let written = match text {
+            // One that is cut off is read as of all places.
+            Some(text) => text.map_err(Into::into).and_then(|text| fs::write(&path, text)),
+            None => forget(&path),
         };
         if let Err(error) = written {
             let file = path.display();
@@ -86,28 +104,18 @@ fn name(model: &ModelId) -> String {
 }
 
 impl DiskCache {
-    /// The store names this version now. Where a version of the model that came to the disk
-    /// later was taken back, that is remembered, also over restarts.
-    pub fn named(&self, id: &ArtefactId) {
-        self.is_there(&id.model);
-        let Some((note, at)) = self.inner.ledger.name(id) else { return };
-        // Without it another version answers after a restart, while the store is down.
-        off_thread(move || {
-            let noted = File::create(&note).and_then(|file| file.set_modified(at));
-            if let Err(error) = noted {
-                warn!(%error, file = %note.display(), "a version's name was not noted");
-            }
-        });
-    }
-
-    /// The store holds the model no more. Remembered, also over restarts, until
-    /// [`DiskCache::named`] says otherwise or nothing of it is on disk. Does not block.
-    pub fn gone(&self, model: &ModelId) {
+    /// This place holds the model no more. Remembered, also over restarts, until
+    /// [`DiskCache::named`] says otherwise or nothing of it is on disk; what was loaded of it is forgotten.
+    /// Does not block.
+    pub fn gone(&self, model: &ModelId, origin: &Origin) {
+        self.forget_loads(model, origin);
         let name = name(model);
         let gone = &self.inner.gone;
         let many = {
             let mut names = gone.names();
-            if !names.insert(name.clone()) {
+            // A note without places is of all.
+            let is_known = names.get(&name).is_some_and(|it| it.is_empty());
+            if is_known || !names.entry(name.clone()).or_default().insert(origin.0.clone()) {
                 return;
             }
             names.len() > gone.prune_at.load(Ordering::Relaxed)
@@ -119,16 +127,27 @@ impl DiskCache {
         }
     }
 
-    /// Whether the store was last known to hold the model no more.
-    pub fn is_gone(&self, model: &ModelId) -> bool {
-        self.inner.gone.names().contains(&name(model))
+    /// Whether this place was last known to hold the model no more.
+    pub fn is_gone(&self, model: &ModelId, origin: &Origin) -> bool {
+        self.inner.gone.has(model, origin)
     }
 
-    fn is_there(&self, model: &ModelId) {
-        let name = name(model);
-        if self.inner.gone.names().remove(&name) {
-            self.note(name);
+    pub(super) fn is_there(&self, model: &ModelId, origin: &Origin) {
+        if !self.is_gone(model, origin) {
+            return;
         }
+        let name = name(model);
+        {
+            let mut names = self.inner.gone.names();
+            let is_last = names.get_mut(&name).is_some_and(|places| {
+                places.remove(&origin.0);
+                places.is_empty()
+            });
+            if is_last {
+                names.remove(&name);
+            }
+        }
+        self.note(name);
     }
 
     fn note(&self, name: String) {
@@ -152,7 +171,7 @@ mod tests {
         let config = CacheConfig::new(folder.path().join("cache"), roundhouse_types::Bytes::mib(1));
         let disk = DiskCache::open(config.clone()).await.unwrap();
         for number in 0..5000 {
-            disk.gone(&model(&format!("made/up-{number}")));
+            disk.gone(&model(&format!("made/up-{number}")), &Origin("store/a".into()));
         }
         let notes = || disk.inner.gone.names().len();
         let until = tokio::time::Instant::now() + std::time::Duration::from_secs(120);

@@ -3,7 +3,7 @@
 //! ```text
 //! format                                  the layout's version
 //! lock                                    held while a process uses the folder
-//! artefacts/<endpoint>/<name>/            a whole version: manifest, recipe, files/ and donors/
+//! artefacts/<endpoint>/<name>/            a whole version: manifest, recipe, notes, files/ and donors/
 //! partial/<name>/                         one that is being fetched: manifest, journal, archive, files/
 //! attempts/<name>.json                    loads that may have killed the process
 //! choices/<name>.json                     versions that models are held at
@@ -28,8 +28,11 @@ use crate::artefact::hex;
 const FORMAT: &str = "roundhouse-disk-cache 2";
 /// Read and gone on with: its artefacts are fetched again.
 const FORMER: &str = "roundhouse-disk-cache 1";
-/// Beside the files of a whole artefact; its time is when the store came back to it.
+/// Beside the files of a whole artefact; its time is when a store came back to it, in it stands where
+/// that has it.
 pub(super) const NAMED: &str = "named";
+/// Beside the files of a whole artefact that was loaded; its time is when.
+pub(super) const LOADED: &str = "loaded";
 /// Beside the files of an artefact, whole or partial.
 pub(super) const MANIFEST: &str = "roundhouse-artefact.json";
 /// The files as the model wants them.

@@ -17,8 +17,9 @@ use tracing::{info, warn};
 use super::CacheUsage;
 use super::extents::Hold;
 use super::held::Held;
-use super::layout::{Layout, NAMED};
+use super::layout::Layout;
 use super::manifest::Manifest;
+use super::notes::Notes;
 use super::recipe::Recipe;
 use super::share::Abilities;
 use super::standing::Standing;
@@ -37,6 +38,8 @@ pub(super) struct Ledger {
     state: Mutex<State>,
     /// Held while victims are chosen and deleted, so that their bytes are counted once.
     evicting: Mutex<()>,
+    /// Notes follow what is in memory one at a time.
+    pub(super) noting: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +67,7 @@ pub(super) struct State {
 pub(super) struct Whole {
     pub(super) held: Arc<Held>,
     pub(super) used_at: SystemTime,
-    /// When it was fetched, or the store came back to it later.
-    named_at: SystemTime,
+    pub(super) notes: Notes,
 }
 
 #[derive(Debug)]
@@ -101,7 +103,7 @@ impl State {
     }
 
     /// The whole versions of a model.
-    fn of_model(&self, model: &ModelId) -> impl Iterator<Item = &Whole> {
+    pub(super) fn of_model(&self, model: &ModelId) -> impl Iterator<Item = &Whole> {
         // No version is before the empty one.
         let first = ArtefactId { model: model.clone(), version: Version::from_digest("") };
         let model = first.model.clone();
@@ -148,6 +150,7 @@ impl Ledger {
             budget: budget.0,
             state: Mutex::default(),
             evicting: Mutex::default(),
+            noting: Mutex::default(),
         })
     }
 
@@ -161,11 +164,10 @@ impl Ledger {
         promised: u64,
     ) -> Arc<Held> {
         let (id, bytes) = (manifest.artefact.id.clone(), manifest.charge());
-        let named_again = std::fs::metadata(folder.join(NAMED)).and_then(|it| it.modified());
-        let named_at = named_again.map_or(manifest.fetched_at, |at| at.max(manifest.fetched_at));
+        let notes = Notes::read(&folder, &manifest);
         let overhead = manifest.overhead();
         let held = Arc::new(Held::new((manifest, recipe), folder.clone(), Arc::downgrade(self)));
-        let whole = Whole { held: Arc::clone(&held), used_at, named_at };
+        let whole = Whole { held: Arc::clone(&held), used_at, notes };
         let tenant = id.model.target.tenant().to_owned();
         let mut state = self.lock();
         state.take_promise(&id, promised);
@@ -210,25 +212,6 @@ impl Ledger {
         let since = now.duration_since(whole.used_at).unwrap_or_default();
         whole.used_at = now;
         Some((Arc::clone(&whole.held), since.as_secs() >= 60))
-    }
-
-    /// The store names this version. Where that is news, because another one came later, says
-    /// where to note it, and the time.
-    pub(super) fn name(&self, id: &ArtefactId) -> Option<(PathBuf, SystemTime)> {
-        if self.latest(&id.model)?.manifest.artefact.id == *id {
-            return None;
-        }
-        let mut state = self.lock();
-        let whole = state.whole.get_mut(id)?;
-        whole.named_at = SystemTime::now();
-        Some((whole.held.folder.join(NAMED), whole.named_at))
-    }
-
-    /// The version of a model that was fetched last, or that the store came back to since.
-    pub(super) fn latest(&self, model: &ModelId) -> Option<Arc<Held>> {
-        let state = self.lock();
-        let newest = state.of_model(model).max_by_key(|whole| whole.named_at)?;
-        Some(Arc::clone(&newest.held))
     }
 
     /// Every version of a model that is whole, and when it was last used.

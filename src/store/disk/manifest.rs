@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::extents::BLOCK;
 use super::layout::{FILES, MANIFEST, charge, write_durably};
 use super::pieces::{Digest, Piece};
-use crate::{Artefact, Error};
+use crate::{Artefact, Error, Origin};
 
 /// The version of the manifest's shape.
 const FORMAT: u32 = 2;
@@ -34,14 +34,17 @@ pub struct DiskFile {
 pub(super) struct Manifest {
     format: u32,
     pub(super) artefact: Artefact,
+    /// Where it was fetched from. Manifests of before this was written down have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) origin: Option<Origin>,
     pub(super) files: Vec<DiskFile>,
     pub(super) fetched_at: SystemTime,
 }
 
 impl Manifest {
-    pub(super) fn new(artefact: &Artefact, files: Vec<DiskFile>) -> Self {
-        let fetched_at = SystemTime::now();
-        Self { format: FORMAT, artefact: artefact.clone(), files, fetched_at }
+    pub(super) fn new(artefact: &Artefact, origin: &Origin, files: Vec<DiskFile>) -> Self {
+        let (fetched_at, origin) = (SystemTime::now(), Some(origin.clone()));
+        Self { format: FORMAT, artefact: artefact.clone(), origin, files, fetched_at }
     }
 
     /// Reads a folder's manifest; `None` if there is none that can be read.

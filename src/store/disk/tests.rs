@@ -2,6 +2,7 @@ mod archives;
 mod arrivals;
 mod crashes;
 mod fetches;
+mod notes;
 mod paced;
 mod room;
 mod sharing;
@@ -15,10 +16,10 @@ use std::time::Duration;
 use roundhouse_types::TargetName;
 use tempfile::TempDir;
 
-use super::layout::{entries, measure};
+use super::layout::{NAMED, entries, measure};
 use super::*;
 use crate::testing::{Faulty, MemoryStore};
-use crate::{ArtifactStore, CatalogConfig, Freshness};
+use crate::{ArtifactStore, CatalogConfig, Freshness, Origin};
 
 const LONG_AGO: Duration = Duration::from_secs(7200);
 
@@ -83,6 +84,15 @@ impl Fixture {
         let fetch = disk.fetch(&self.catalog, &artefact, &progress);
         assert!(tokio::time::timeout(Duration::from_secs(1), fetch).await.is_err());
     }
+}
+
+/// Where the fixtures' store has a target.
+fn origin(target: &str) -> Origin {
+    Origin(format!("memory/{target}"))
+}
+
+fn model(target: &str) -> ModelId {
+    ModelId { endpoint: "ep".parse().unwrap(), target: target.parse().unwrap() }
 }
 
 /// Bytes that differ everywhere.

@@ -25,6 +25,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::error::BoxError;
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use aws_sdk_s3::types::RequestPayer;
+use aws_types::service_config::ServiceConfigKey;
 
 use super::S3Store;
 use crate::{Error, MountConfig, StoreUri};
@@ -75,6 +76,7 @@ pub(super) async fn connect(
     Ok(S3Store {
         client: Client::from_conf(config.build()),
         name: mount.uri.to_string(),
+        address: address(mount, &shared),
         bucket: bucket.clone(),
         prefix: prefix.clone(),
         region: region.to_string(),
@@ -86,9 +88,32 @@ pub(super) async fn connect(
 
 /// The chain's environment, read for the default of the path style only.
 fn environment_names_endpoint() -> bool {
-    ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]
+    ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"]
         .iter()
         .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
+}
+
+/// Where requests go, where that is not AWS, as the client finds it: `scheme://host:port/path`, without
+/// the port that the scheme has anyway.
+pub(super) fn address(mount: &MountConfig, shared: &SdkConfig) -> Option<String> {
+    // What the client asks: the variables, and the profile's services.
+    let key = ServiceConfigKey::builder().service_id("S3");
+    let key = key.env("AWS_ENDPOINT_URL").profile("endpoint_url").build();
+    let of_service = || shared.service_config()?.load_config(key.ok()?);
+    let found = mount.endpoint_url.clone().or_else(of_service);
+    let found = found.or_else(|| shared.endpoint_url().map(str::to_owned))?;
+    let (scheme, rest) = found.split_once("://").unwrap_or(("", &found));
+    let end = rest.find('/').unwrap_or(rest.len());
+    let (scheme, host) = (scheme.to_lowercase(), rest[..end].to_lowercase());
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let port = match scheme.as_str() {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    let host = host.strip_suffix(port).unwrap_or(host);
+    let path = rest[end..].trim_end_matches('/');
+    Some(format!("{scheme}://{host}{path}"))
 }
 
 async fn region(mount: &MountConfig, custom_endpoint: bool) -> Option<Region> {

@@ -189,3 +189,51 @@ async fn missing_credentials_are_said_and_do_not_hang() {
     assert!(matches!(error, Error::NoCredentials { .. }), "{error}");
     assert_eq!(error.kind(), ErrorKind::StoreDenied);
 }
+
+#[tokio::test]
+async fn a_store_is_told_apart_by_address_bucket_and_prefix_and_not_by_who_asks() {
+    let identity = async |uri: &str, url: &str| {
+        let endpoint_url = Some(url.to_owned());
+        let mount = MountConfig { endpoint_url, ..MountConfig::new(uri.parse().unwrap()) };
+        S3Store::connect_with_keys(&mount, KEY, SECRET).await.unwrap().identity()
+    };
+    let one = identity("s3://models/a", "http://host:9000").await;
+    assert_eq!(one, "http://host:9000 s3://models/a/");
+    assert_eq!(identity("s3://models/a/", "HTTP://me:hush@Host:9000/").await, one);
+    for (with, without) in [("http://h:80/x", "http://h/x"), ("https://h:443", "https://h")] {
+        assert_eq!(identity("s3://b", with).await, identity("s3://b", without).await);
+    }
+    assert_ne!(identity("s3://b", "http://h:443").await, identity("s3://b", "http://h").await);
+    assert_eq!(identity("s3://models", "http://host:9000").await, "http://host:9000 s3://models/");
+    for other in [("s3://models/b", "http://host:9000"), ("s3://models/a", "http://host:9001")] {
+        assert_ne!(identity(other.0, other.1).await, one);
+    }
+}
+
+/// What a profile says of S3 alone.
+#[derive(Debug)]
+struct OfService(Option<&'static str>);
+
+impl aws_types::service_config::LoadServiceConfig for OfService {
+    fn load_config(&self, key: aws_types::service_config::ServiceConfigKey<'_>) -> Option<String> {
+        let asked = (key.service_id(), key.env(), key.profile());
+        assert_eq!(asked, ("S3", "AWS_ENDPOINT_URL", "endpoint_url"), "as the client asks");
+        self.0.map(str::to_owned)
+    }
+}
+
+#[test]
+fn a_store_is_where_its_mount_says_else_where_s3_is_else_where_all_services_are() {
+    let of = |mount: Option<&str>, service, all: Option<&str>| {
+        let endpoint_url = mount.map(str::to_owned);
+        let mount = MountConfig { endpoint_url, ..MountConfig::new("s3://b".parse().unwrap()) };
+        let mut shared = aws_config::SdkConfig::builder().service_config(OfService(service));
+        shared.set_endpoint_url(all.map(str::to_owned));
+        connect::address(&mount, &shared.build())
+    };
+    let (mount, service, all) = ("http://mount", "http://service", "http://all");
+    assert_eq!(of(Some(mount), Some(service), Some(all)).as_deref(), Some(mount));
+    assert_eq!(of(None, Some(service), Some(all)).as_deref(), Some(service));
+    assert_eq!(of(None, None, Some(all)).as_deref(), Some(all));
+    assert_eq!(of(None, None, None), None, "AWS");
+}

@@ -117,6 +117,10 @@ impl ArtifactStore for Faulty {
         self.inner.name()
     }
 
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
+
     fn now(&self) -> SystemTime {
         self.inner.now()
     }

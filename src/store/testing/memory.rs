@@ -90,6 +90,10 @@ impl ArtifactStore for MemoryStore {
         &self.name
     }
 
+    fn identity(&self) -> String {
+        format!("{}/", self.name)
+    }
+
     fn now(&self) -> SystemTime {
         UNIX_EPOCH + EPOCH + self.begun.elapsed()
     }

@@ -93,6 +93,10 @@ impl ArtifactStore for FaultyWrites {
         self.inner.name()
     }
 
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
+
     fn now(&self) -> SystemTime {
         self.inner.now()
     }

@@ -13,6 +13,7 @@ mod life;
 mod limits;
 mod network;
 mod refusal;
+mod sealed;
 mod setting;
 
 use std::panic::catch_unwind;
@@ -37,13 +38,14 @@ fn main() -> ExitCode {
         }
         ["without", what, program, rest @ ..] => refusal::run_without(what, program, rest),
         ["parent"] => life::be_parent(),
+        ["sealed", attempt] => sealed::be_sealed(attempt),
         _ => run(&words),
     }
 }
 
 fn tests() -> Vec<Test> {
-    [files::TESTS, network::TESTS, calls::TESTS, limits::TESTS, life::TESTS, refusal::TESTS]
-        .concat()
+    let beside = [limits::TESTS, life::TESTS, refusal::TESTS, sealed::TESTS].concat();
+    [files::TESTS, network::TESTS, calls::TESTS].concat().into_iter().chain(beside).collect()
 }
 
 /// The part of the standard runner's command line that people and nextest use.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::kv;
-use crate::plan::AdapterId;
-use crate::testing::{EchoAdapter, echo_logits_with, echo_tokens_with};
+use crate::plan::{AdapterId, HeadSpec};
+use crate::testing::{EchoAdapter, EchoHead, echo_logits_with, echo_tokens_with};
 
 /// Attaches an echo's adapter under an id of its own.
 fn attach(bench: &mut Bench, id: u64, number: u64) -> Adapter {
@@ -54,53 +54,16 @@ fn encoder_calls_carry_their_adapter() {
     assert_eq!(base.blocking_recv().unwrap().unwrap(), [echo_logits(&[1, 2], WIDTH)]);
 }
 
-/// An echo whose adapters answer with fewer numbers.
-struct Narrow(EchoRunner);
-
 const NARROW: usize = 3;
-
-impl ModelRunner for Narrow {
-    fn spec(&self) -> RunnerSpec {
-        self.0.spec()
-    }
-    fn prepares_shapes(&self) -> bool {
-        self.0.prepares_shapes()
-    }
-    fn forward(&mut self, plan: &StepPlan) -> Result<StepOutput, RunnerError> {
-        let mut output = self.0.forward(plan)?;
-        for (row, vectors) in plan.rows.iter().zip(&mut output.rows) {
-            if row.adapter.is_some() {
-                vectors.truncate(NARROW);
-            }
-        }
-        Ok(output)
-    }
-    fn touched(&self) -> Bytes {
-        self.0.touched()
-    }
-    fn give_back(&mut self, chunk: usize) -> Option<Box<dyn Any + Send>> {
-        self.0.give_back(chunk)
-    }
-    fn attach(
-        &mut self,
-        id: AdapterId,
-        weights: Box<dyn Any + Send>,
-    ) -> Result<Option<usize>, RunnerError> {
-        self.0.attach(id, weights)?;
-        Ok(Some(NARROW))
-    }
-    fn detach(&mut self, id: AdapterId) -> Option<Box<dyn Any + Send>> {
-        self.0.detach(id)
-    }
-}
+const HEAD: HeadSpec = HeadSpec { width: NARROW, padding: None };
 
 #[test]
 fn an_adapter_may_answer_with_another_number_of_numbers_than_its_model() {
     let config = EngineConfig::default();
-    let runner = Box::new(Narrow(EchoRunner::new(shapes(6, None))));
+    let runner = Box::new(EchoRunner::new(shapes(6, None)));
     let mut engine = Engine::new(runner, shapes(6, None), &config, Arc::default());
-    let width = engine.attach(AdapterId(1), Box::new(EchoAdapter(7))).unwrap();
-    assert_eq!(width, NARROW);
+    let head = engine.attach(AdapterId(1), Box::new(EchoHead(EchoAdapter(7), HEAD))).unwrap();
+    assert_eq!(head, Some(HEAD));
     let mut encode = |id: u64, adapter| {
         let (answer, answered) = oneshot::channel();
         let job = EncodeJob {

@@ -6,8 +6,8 @@ use std::sync::mpsc::channel;
 use roundhouse_types::Bytes;
 
 use super::*;
-use crate::plan::{AdapterId, RunnerError, StepOutput, StepPlan};
-use crate::testing::{EchoAdapter, echo_tokens_with};
+use crate::plan::{AdapterId, HeadSpec, RunnerError, StepOutput, StepPlan};
+use crate::testing::{EchoAdapter, EchoHead, echo_logits_with, echo_tokens_with};
 
 /// An adapter's weights that say when they are freed.
 struct Weights(EchoAdapter, Sender<()>);
@@ -35,7 +35,7 @@ impl ModelRunner for Keeper {
         &mut self,
         id: AdapterId,
         weights: Box<dyn Any + Send>,
-    ) -> Result<Option<usize>, RunnerError> {
+    ) -> Result<Option<HeadSpec>, RunnerError> {
         let weights = weights.downcast::<Weights>().unwrap();
         self.0.attach(id, Box::new(weights.0))?;
         self.1 = Some(weights);
@@ -128,4 +128,101 @@ async fn an_adapter_of_a_model_that_is_gone_is_refused() {
             == ErrorKind::ModelFailed
     );
     adapter.detach().await;
+}
+
+/// An adapter whose own head answers with three numbers; its token 0 only fills.
+fn headed(number: u64) -> Box<EchoHead> {
+    Box::new(EchoHead(EchoAdapter(number), HeadSpec { width: 3, padding: Some(0) }))
+}
+
+fn answer_of(number: u64, tokens: &[u32]) -> Vec<f32> {
+    let mut answer = echo_logits_with(Some(EchoAdapter(number)), tokens, WIDTH);
+    answer.truncate(3);
+    answer
+}
+
+#[tokio::test]
+async fn an_adapter_s_own_head_answers_texts_beside_sequences_of_the_model() {
+    let lane = lane();
+    let placed = place(&lane, generative()).await;
+    let adapter = placed.handle.attach(headed(5), [5; 32]).await.unwrap();
+    let plain = placed.handle.attach(Box::new(EchoAdapter(6)), [6; 32]).await.unwrap();
+    assert_eq!(adapter.handle.spec().output_width, 3);
+    let stream = placed.handle.generate(greedy(&[1, 2], 30)).unwrap();
+    // More than one call hands over at a time, of all lengths up to the whole context.
+    let texts: Vec<Vec<u32>> = (0..50).map(|text| (1..=1 + text * 63 / 49).collect()).collect();
+    assert_eq!(texts.last().unwrap().len(), 64);
+    let answers = adapter.handle.encode(texts.clone()).await.unwrap();
+    let wanted: Vec<Vec<f32>> = texts.iter().map(|text| answer_of(5, text)).collect();
+    assert_eq!(answers, wanted);
+    assert_eq!(ids(stream).await, echo_tokens(&[1, 2], 30, WIDTH));
+    let filled = adapter.handle.encode(vec![vec![7, 0, 8, 0, 0], vec![0, 0]]).await.unwrap();
+    assert_eq!(filled, [answer_of(5, &[7, 0, 8]), answer_of(5, &[0])]);
+    // Each is asked for what it does.
+    let refused = adapter.handle.generate(greedy(&[1], 1)).err().unwrap();
+    assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    for handle in [&plain.handle, &placed.handle] {
+        let refused = handle.encode(vec![vec![1]]).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidInput);
+    }
+    let each = EncodeSpec { tokens: vec![1], second: None, want: Want::Each };
+    assert_eq!(
+        adapter.handle.encode(vec![each]).await.unwrap_err().kind(),
+        ErrorKind::InvalidInput
+    );
+    let long = adapter.handle.encode(vec![vec![1; 65]]).await.unwrap_err();
+    assert_eq!(long.message(), "input 0 has 65 tokens, 1 more than the 64 that the model takes");
+}
+
+#[tokio::test]
+async fn a_call_that_its_client_leaves_takes_its_texts_with_it() {
+    let lane = lane();
+    let (runner, gate) = generative().held_at(SIGNAL);
+    let log = runner.log();
+    let placed = place(&lane, runner).await;
+    let adapter = placed.handle.attach(headed(5), [5; 32]).await.unwrap();
+    let held = hold(&placed.handle, &gate);
+    let mut call = Box::pin(adapter.handle.encode(vec![vec![41], vec![42]]));
+    assert!(poll!(&mut call).is_pending());
+    assert_eq!(adapter.handle.load().waiting, 1, "a call has one place");
+    drop(call);
+    drop(gate);
+    assert_eq!(ids(held).await.len(), 1);
+    let after = placed.handle.generate(greedy(&[3], 2)).unwrap();
+    assert_eq!(ids(after).await, echo_tokens(&[3], 2, WIDTH));
+    assert!(!log.saw(41) && !log.saw(42));
+    assert_eq!(placed.handle.load().waiting, 0);
+}
+
+#[tokio::test]
+async fn a_call_whose_texts_all_run_waits_no_more() {
+    let lane = lane();
+    let (runner, gate) = generative().held_at(SIGNAL);
+    let placed = place(&lane, runner).await;
+    let adapter = placed.handle.attach(headed(5), [5; 32]).await.unwrap();
+    let mut call = Box::pin(adapter.handle.encode(vec![vec![SIGNAL]]));
+    assert!(poll!(&mut call).is_pending());
+    gate.entered.recv().unwrap();
+    assert_eq!(adapter.handle.load(), Load { running: 1, waiting: 0 });
+    drop(gate);
+    assert_eq!(call.await.unwrap(), [answer_of(5, &[SIGNAL])]);
+}
+
+#[tokio::test]
+async fn texts_of_an_adapter_that_leaves_end_with_an_error() {
+    let lane = lane();
+    let (runner, gate) = generative().held_at(SIGNAL);
+    let placed = place(&lane, runner).await;
+    let adapter = placed.handle.attach(headed(5), [5; 32]).await.unwrap();
+    let handle = adapter.handle.clone();
+    let held = hold(&placed.handle, &gate);
+    let mut call = Box::pin(handle.encode(vec![vec![41]; 20]));
+    assert!(poll!(&mut call).is_pending());
+    let leaving = tokio::spawn(adapter.detach());
+    tokio::task::yield_now().await;
+    drop(gate);
+    leaving.await.unwrap();
+    let ended = call.await.unwrap_err();
+    assert_eq!(ended.message(), "the adapter was unloaded before it answered");
+    assert_eq!(ids(held).await.len(), 1);
 }

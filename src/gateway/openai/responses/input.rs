@@ -1,6 +1,7 @@
 //! Items of `input` as the messages of a chat.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
@@ -8,6 +9,9 @@ use crate::error::Error;
 use crate::fields::Fields;
 use crate::json::VALUES_MAX;
 use crate::openai::messages::{MESSAGES_MAX, open_arguments};
+
+/// Who may say a message.
+const ROLES: [&str; 4] = ["assistant", "developer", "system", "user"];
 
 /// Takes `input`: a text, or items. Calls that follow each other, and what the assistant said before
 /// them, are one message, as it wrote them. `instructions` come first.
@@ -23,9 +27,10 @@ pub(super) fn messages(
     match fields.take("input") {
         Some(Value::String(text)) => messages.push(json!({"role": "user", "content": text})),
         Some(Value::Array(items)) if !items.is_empty() && items.len() <= MESSAGES_MAX => {
-            let left = Cell::new(VALUES_MAX);
+            let (left, mut called) = (Cell::new(VALUES_MAX), BTreeSet::new());
             for (index, item) in items.iter().enumerate() {
-                add(&mut messages, item, &format!("input[{index}]"), &left)?;
+                let at = format!("input[{index}]");
+                add(&mut messages, (item, &at), &mut called, &left)?;
             }
         }
         _ => {
@@ -39,7 +44,13 @@ pub(super) fn messages(
     Ok(messages)
 }
 
-fn add(messages: &mut Vec<Value>, item: &Value, at: &str, left: &Cell<usize>) -> Result<(), Error> {
+/// Adds what an item says. `called` are the ids of the calls so far: no other has an output.
+fn add<'a>(
+    messages: &mut Vec<Value>,
+    (item, at): (&'a Value, &str),
+    called: &mut BTreeSet<&'a str>,
+    left: &Cell<usize>,
+) -> Result<(), Error> {
     let string = |name: &str| {
         let wrong = || Error::field(&format!("{at}.{name}"), "must be a string");
         item[name].as_str().ok_or_else(wrong)
@@ -51,15 +62,17 @@ fn add(messages: &mut Vec<Value>, item: &Value, at: &str, left: &Cell<usize>) ->
         "message" => {
             let content = text(&item["content"], &format!("{at}.content"))?;
             let role = string("role")?;
-            if role.is_empty() {
-                return Err(Error::field(&format!("{at}.role"), "must not be empty"));
+            if !ROLES.contains(&role) {
+                let expected = format!("must be one of {}", ROLES.join(", "));
+                return Err(Error::field(&format!("{at}.role"), &expected));
             }
             messages.push(json!({"role": role, "content": content}));
         }
         "function_call" => {
             let function = json!({"name": string("name")?, "arguments": string("arguments")?});
-            let mut call =
-                json!({"id": string("call_id")?, "type": "function", "function": function});
+            let id = string("call_id")?;
+            called.insert(id);
+            let mut call = json!({"id": id, "type": "function", "function": function});
             open_arguments(&mut call, &format!("{at}.arguments"), left)?;
             let last = messages.last_mut().filter(|last| last["role"] == "assistant");
             match last.map(|last| &mut last["tool_calls"]) {
@@ -74,6 +87,10 @@ fn add(messages: &mut Vec<Value>, item: &Value, at: &str, left: &Cell<usize>) ->
         "function_call_output" => {
             let output = text(&item["output"], &format!("{at}.output"))?;
             let id = string("call_id")?;
+            if !called.contains(id) {
+                let expected = "must be that of a function_call before it";
+                return Err(Error::field(&format!("{at}.call_id"), expected));
+            }
             messages.push(json!({"role": "tool", "tool_call_id": id, "content": output}));
         }
         // What a model thought elsewhere is not said again.

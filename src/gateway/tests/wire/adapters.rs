@@ -238,6 +238,25 @@ async fn parts_of_an_answer_tell_their_versions_and_the_coldest_way() {
 }
 
 #[tokio::test]
+async fn adapters_that_answer_differently_are_refused_before_anything_is_generated() {
+    let harness = Setup::default().with(|invocation| match invocation.model.target.as_str() {
+        "labels" => classifies(&[&[("a", 1.0)]]),
+        "vectors" => embeds(vec![vec![1.0]]),
+        // Its text never comes.
+        _ => Ok(generation(Box::pin(futures_util::stream::pending()), 1)),
+    });
+    for names in
+        [["text", "labels"], ["labels", "text"], ["text", "vectors"], ["vectors", "labels"]]
+    {
+        let body = json!({"inputs": ["1", "2"], "adapters": names});
+        let asked = harness.post("/invocations", "a", body.to_string());
+        let got = asked.now_or_never().expect("nothing is waited for");
+        assert_eq!(got.status, 400, "{names:?}: {}", got.text());
+        assert!(got.text().contains("adapters that answer alike"), "{}", got.text());
+    }
+}
+
+#[tokio::test]
 async fn where_models_may_be_handlers_the_body_is_read_when_its_model_is_known() {
     let setup = Setup { handlers: true, ..Setup::default() };
     let harness = setup.with_async(Arc::new(|mut invocation: Invocation| {

@@ -143,6 +143,7 @@ async fn the_body_decides_what_is_asked() {
         max_tokens: "parameters.max_new_tokens",
         min_tokens: "parameters.min_new_tokens",
         prefix: "parameters.",
+        function: ".function",
     };
     let want = Generation {
         max_tokens: Some(7),

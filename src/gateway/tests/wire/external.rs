@@ -43,6 +43,7 @@ async fn an_engine_is_asked_as_the_client_asked_and_its_errors_are_its_own() {
         (CHAT, Route::Chat),
         ("/v1/completions", Route::Completions),
         ("/v1/embeddings", Route::Embeddings),
+        ("/v1/responses", Route::Responses),
     ] {
         let got = harness.post(path, "", BODY).await;
         assert_eq!((got.status.as_u16(), got.text()), (422, said.to_owned()), "{path}");
@@ -55,6 +56,63 @@ async fn an_engine_is_asked_as_the_client_asked_and_its_errors_are_its_own() {
     let got = harness.post(INVOKE, "a", BODY).await;
     assert_eq!((got.status.as_u16(), &got.json()["OriginalStatusCode"]), (424, &json!(422)));
     assert_eq!(got.json()["OriginalMessage"], said);
+}
+
+#[tokio::test]
+async fn what_an_engine_says_of_a_response_is_counted_whole_and_streamed() {
+    let usage = r#""usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}"#;
+    let created = r#"{"type": "response.created", "response": {"id": "resp_1", "usage": null}}"#;
+    let delta = r#"{"type": "response.output_text.delta", "delta": "x"}"#;
+    let completed = format!(r#"{{"type": "response.completed", "response": {{{usage}}}}}"#);
+    let events: String =
+        [("created", created), ("output_text.delta", delta), ("completed", completed.as_str())]
+            .map(|(name, data)| format!("event: response.{name}\ndata: {data}\n\n"))
+            .concat();
+    for (stream, media, said) in [
+        (false, "application/json", format!(r#"{{"object": "response", {usage}}}"#)),
+        (true, "text/event-stream", events),
+    ] {
+        let answer = said.clone();
+        let harness = engines().with(move |invocation| {
+            let Asked::Raw(raw) = &invocation.request else { panic!("it was read") };
+            assert_eq!((raw.route, raw.body.stream), (Route::Responses, stream));
+            let mut answer = answers(&invocation.request, 200, &answer)?;
+            if let Reply::Handled(reply) = &mut answer.reply {
+                reply.content_type = Some(media.into());
+            }
+            Ok(answer)
+        });
+        let body = json!({"model": "a", "input": "hi", "stream": stream, "store": true});
+        let got = harness.post("/v1/responses", "", body.to_string()).await;
+        assert_eq!((got.status.as_u16(), got.text()), (200, said));
+        assert_eq!(got.header("content-type"), media);
+        assert_eq!(got.header("x-roundhouse-ignored"), "store", "no engine is asked to store it");
+        let logged = harness.logged.lock().unwrap();
+        let record = logged.last().unwrap();
+        assert_eq!((record.tokens_in, record.tokens_out), (Some(5), Some(7)), "{media}");
+    }
+}
+
+#[tokio::test]
+async fn no_engine_is_asked_for_what_it_may_have_stored_of_others_or_for_work_without_an_end() {
+    let harness = engines().with(|invocation| answers(&invocation.request, 200, "{}"));
+    for (field, value) in [
+        ("previous_response_id", json!("resp_1")),
+        ("conversation", json!("conv_1")),
+        ("prompt", json!({"id": "pmpt_1"})),
+        ("background", json!(true)),
+    ] {
+        let mut body = json!({"model": "a", "input": "hi"});
+        body[field] = value;
+        let got = harness.post("/v1/responses", "", body.to_string()).await;
+        assert_eq!((got.status.as_u16(), &got.json()["error"]["param"]), (400, &json!(field)));
+    }
+    assert!(harness.asked.lock().unwrap().is_empty());
+    let body = json!({"model": "a", "input": "hi", "background": false}).to_string();
+    assert_eq!(harness.post("/v1/responses", "", body.clone()).await.text(), "{}");
+    let asked = harness.asked.lock().unwrap();
+    let Asked::Raw(raw) = &asked.last().unwrap().request else { panic!("it was read") };
+    assert_eq!(&raw.body.body[..], body.as_bytes(), "it goes on as it came");
 }
 
 #[tokio::test]
@@ -144,6 +202,26 @@ async fn an_engine_without_such_a_route_says_no_word_of_models() {
     let harness = engines().with(|invocation| answers(&invocation.request, 400, "too long"));
     let got = harness.post("/tokenize", "a", r#"{"prompt": "x"}"#).await;
     assert_eq!((got.status.as_u16(), got.text().as_str()), (400, "too long"));
+}
+
+#[tokio::test]
+async fn an_engine_without_responses_says_so_and_one_without_the_model_as_well() {
+    let unrouted = r#"{"detail": "Not Found"}"#;
+    let unknown = r#"{"error": {"message": "no model m", "code": "model_not_found"}}"#;
+    let of_vllm = r#"{"error": {"message": "no model m", "code": 404, "param": "model"}}"#;
+    for (body, is_unrouted) in [(unrouted, true), ("", true), (unknown, false), (of_vllm, false)] {
+        let harness = engines().with(move |invocation| answers(&invocation.request, 404, body));
+        let got = harness.post("/v1/responses", "", r#"{"model": "a", "input": "x"}"#).await;
+        if is_unrouted {
+            assert_eq!(got.status, 400, "{}", got.text());
+            assert!(got.text().contains("no route /v1/responses"), "{}", got.text());
+        } else {
+            assert_eq!((got.status.as_u16(), got.text().as_str()), (404, body));
+        }
+        // Of other routes it is the engine's own word.
+        let got = harness.post(CHAT, "", BODY).await;
+        assert_eq!((got.status.as_u16(), got.text().as_str()), (404, body));
+    }
 }
 
 #[tokio::test]

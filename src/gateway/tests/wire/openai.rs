@@ -50,6 +50,7 @@ async fn every_field_of_a_chat_reaches_the_model() {
         "include_stop_str_in_output": true, "skip_special_tokens": false, "add_special_tokens": false,
         "truncate_prompt_tokens": 50, "documents": [{"text": "d"}], "reasoning_effort": "low",
         "continue_final_message": true, "add_generation_prompt": false, "echo": true,
+        "prompt_logprobs": 2, "return_token_ids": true,
     }));
     assert_eq!(harness.post(CHAT, "", body).await.status, 200);
     let asked = harness.asked.lock().unwrap();

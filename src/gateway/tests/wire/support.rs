@@ -20,7 +20,7 @@ use roundhouse_gateway::{
 };
 use roundhouse_serving::{
     Answer, AnswerStyle, EmbeddingsReply, Finish, Finished, GenerationReply, Invocation,
-    LabelScore, Piece, PieceStream, Reply, Served, TokenInfo, TokenPlace,
+    LabelScore, Piece, PieceStream, Reply, Served, Taken, TokenInfo, TokenPlace,
 };
 use roundhouse_tenancy::{
     Accounts, AuthConfig, Caller, Current, Fetch, Identity, Peer, Policy, ProxyConfig, QuotaRules,
@@ -289,8 +289,8 @@ pub(crate) fn served(kind: ModelKind) -> Served {
 
 pub(crate) fn token(id: u32, text: &str, logprob: f32) -> TokenInfo {
     let top = vec![(id, text.to_owned(), logprob)];
-    let place = TokenPlace::Text;
-    TokenInfo { id, text: text.into(), logprob: Some(logprob), special: false, place, top }
+    let (logprob, rank, place) = (Some(logprob), None, TokenPlace::Text);
+    TokenInfo { id, text: text.into(), logprob, rank, special: false, place, top }
 }
 
 pub(crate) fn end_token() -> TokenInfo {
@@ -328,7 +328,9 @@ pub(crate) fn hello(choices: usize) -> Vec<Piece> {
 }
 
 pub(crate) fn generation(pieces: PieceStream, choices: usize) -> Answer {
-    let reply = GenerationReply { prompt_tokens: vec![3; choices], pieces, seed: 42 };
+    let (prompt_tokens, prompts) = (vec![3; choices], Vec::new());
+    let taken = Taken::default();
+    let reply = GenerationReply { prompt_tokens, prompts, pieces, seed: 42, taken };
     Answer { reply: Reply::Generation(reply), served: served(ModelKind::Generative) }
 }
 

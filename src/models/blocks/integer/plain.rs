@@ -2,7 +2,7 @@
 //! and an addition are one instruction: for machines without byte products of four.
 
 use super::{Lanes, OUTPUTS, Piece, TOGETHER};
-use crate::blocks::widen::{half, scale_and_minimum};
+use crate::blocks::widen::{TWICE, half, half_power, scale_and_minimum};
 use crate::format::BlockFormat;
 use crate::simd::{Kernel, madd};
 
@@ -101,6 +101,10 @@ fn unpack(format: BlockFormat, block: &[u8], group: usize) -> Weights {
         BlockFormat::Q8_0 => {
             let bytes: &[u8; TOGETHER] = block[2..].first_chunk().expect("a block has 32 bytes");
             Weights { numbers: bytes.map(u8::cast_signed), worth: Worth::Times(scale) }
+        }
+        BlockFormat::Mxfp4 => {
+            let numbers = nibbles(&block[1..], 0).map(|at| TWICE[usize::from(at.cast_unsigned())]);
+            Weights { numbers, worth: Worth::Times(half_power(block[0])) }
         }
         BlockFormat::Q4K | BlockFormat::Q5K => {
             let packed: &[u8; 12] = block[4..].first_chunk().expect("twelve bytes of scales");

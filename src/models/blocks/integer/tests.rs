@@ -5,15 +5,17 @@ use candle_core::{Device, Tensor};
 
 use super::*;
 
-const FORMATS: [(BlockFormat, GgmlDType); 8] = [
-    (BlockFormat::Q4_0, GgmlDType::Q4_0),
-    (BlockFormat::Q4_1, GgmlDType::Q4_1),
-    (BlockFormat::Q5_0, GgmlDType::Q5_0),
-    (BlockFormat::Q5_1, GgmlDType::Q5_1),
-    (BlockFormat::Q8_0, GgmlDType::Q8_0),
-    (BlockFormat::Q4K, GgmlDType::Q4K),
-    (BlockFormat::Q5K, GgmlDType::Q5K),
-    (BlockFormat::Q6K, GgmlDType::Q6K),
+/// What the tensor library calls each, where it has it.
+const FORMATS: [(BlockFormat, Option<GgmlDType>); 9] = [
+    (BlockFormat::Q4_0, Some(GgmlDType::Q4_0)),
+    (BlockFormat::Q4_1, Some(GgmlDType::Q4_1)),
+    (BlockFormat::Q5_0, Some(GgmlDType::Q5_0)),
+    (BlockFormat::Q5_1, Some(GgmlDType::Q5_1)),
+    (BlockFormat::Q8_0, Some(GgmlDType::Q8_0)),
+    (BlockFormat::Q4K, Some(GgmlDType::Q4K)),
+    (BlockFormat::Q5K, Some(GgmlDType::Q5K)),
+    (BlockFormat::Q6K, Some(GgmlDType::Q6K)),
+    (BlockFormat::Mxfp4, None),
 ];
 
 /// Numbers between minus two and two that look random and are the same everywhere.
@@ -27,12 +29,30 @@ fn numbers(count: usize, seed: u32) -> Vec<f32> {
 }
 
 /// Weights of one format: their bytes, and as f32.
-fn weights(dtype: GgmlDType, outputs: usize, columns: usize) -> (Vec<u8>, Vec<f32>) {
+fn weights(
+    (format, dtype): (BlockFormat, Option<GgmlDType>),
+    outputs: usize,
+    columns: usize,
+) -> (Vec<u8>, Vec<f32>) {
+    let Some(dtype) = dtype else { return packed(format, outputs * columns) };
     let floats = numbers(outputs * columns, 5);
     let floats = Tensor::from_vec(floats, (outputs, columns), &Device::Cpu).unwrap();
     let quantized = QTensor::quantize(&floats, dtype).unwrap();
     let wide = quantized.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap();
     (quantized.data().unwrap().into_owned(), wide.to_vec1().unwrap())
+}
+
+/// Blocks of any bytes behind scales of a quarter to one.
+fn packed(format: BlockFormat, count: usize) -> (Vec<u8>, Vec<f32>) {
+    let bytes = numbers(count / format.values() * format.bytes(), 5);
+    let byte = |number: f32| ((number + 2.0) * 64.0) as u8;
+    let mut bytes: Vec<u8> = bytes.into_iter().map(byte).collect();
+    for block in bytes.chunks_exact_mut(format.bytes()) {
+        block[0] = 125 + block[0] % 3;
+    }
+    let mut wide = Vec::new();
+    crate::blocks::widen(crate::format::Format::Blocks(format), &bytes, &mut wide);
+    (bytes, wide)
 }
 
 fn product(
@@ -72,7 +92,7 @@ fn products_are_sums_of_rounded_inputs_times_weights_in_every_format_and_shape()
         for (rows, outputs, columns) in
             [(1, 1, columns[0]), (3, 17, columns[1]), (300, 40, columns[0]), (2, 130, columns[2])]
         {
-            let (bytes, wide) = weights(dtype, outputs, columns);
+            let (bytes, wide) = weights((format, dtype), outputs, columns);
             let x = numbers(rows * columns, 77);
             let got = product(format, &bytes, outputs, &x, columns);
             let near = rounded(&x);
@@ -100,7 +120,7 @@ fn products_are_sums_of_rounded_inputs_times_weights_in_every_format_and_shape()
 fn a_row_gives_the_same_bits_in_any_company() {
     for (format, dtype) in FORMATS {
         let (columns, outputs) = (2 * format.values(), 50);
-        let (bytes, _) = weights(dtype, outputs, columns);
+        let (bytes, _) = weights((format, dtype), outputs, columns);
         let x = numbers(300 * columns, 9);
         let all = product(format, &bytes, outputs, &x, columns);
         for (first, rows) in [(0, 1), (7, 2), (250, 9), (299, 1)] {
@@ -115,7 +135,7 @@ fn a_row_gives_the_same_bits_in_any_company() {
 fn plain_loops_give_the_same_bits_as_the_widest_kernel() {
     for (format, dtype) in FORMATS {
         let (columns, outputs, rows) = (2 * format.values(), 11, 5);
-        let (bytes, _) = weights(dtype, outputs, columns);
+        let (bytes, _) = weights((format, dtype), outputs, columns);
         let pieces = Pieces::of(&numbers(rows * columns, 9), columns);
         let stride = bytes.len() / outputs;
         let mut sums = [vec![Lanes([0.0; OUTPUTS]); rows], vec![Lanes([0.0; OUTPUTS]); rows]];
@@ -136,9 +156,23 @@ fn plain_loops_give_the_same_bits_as_the_widest_kernel() {
 }
 
 #[test]
+fn scales_of_four_bit_floats_are_powers_of_two_from_the_smallest_on() {
+    for exponent in [0u8, 1, 2, 3, 126, 127, 200] {
+        // A one, and all others nothing.
+        let mut block = [0u8; 17];
+        (block[0], block[1]) = (exponent, 2);
+        let mut x = [0.0; 32];
+        x[0] = 1.0;
+        let got = f64::from(product(BlockFormat::Mxfp4, &block, 1, &x, 32)[0]);
+        let want = 2f64.powi(i32::from(exponent) - 127);
+        assert!((got / want - 1.0).abs() < 1e-2, "{exponent}: {got} {want}");
+    }
+}
+
+#[test]
 fn nothing_next_to_nothing_and_what_is_not_finite() {
     let (columns, outputs) = (64, 3);
-    let (bytes, _) = weights(GgmlDType::Q8_0, outputs, columns);
+    let (bytes, _) = weights((BlockFormat::Q8_0, Some(GgmlDType::Q8_0)), outputs, columns);
     let product = |x: &[f32]| product(BlockFormat::Q8_0, &bytes, outputs, x, columns);
     assert!(product(&[0.0; 64]).iter().all(|y| *y == 0.0));
     assert!(product(&[1e-40; 64]).iter().all(|y| y.abs() < 1e-35));

@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{Lanes, OUTPUTS, Piece, TOGETHER};
+use crate::blocks::widen::TWICE;
 use crate::format::BlockFormat;
 
 /// Whether this machine has what [`sixteen`] needs.
@@ -39,6 +40,7 @@ pub(super) fn sixteen(
             BlockFormat::Q5_0 => add(&q5_0(&rows, block), pieces, sums),
             BlockFormat::Q5_1 => add(&q5_1(&rows, block), pieces, sums),
             BlockFormat::Q8_0 => add(&q8_0(&rows, block), pieces, sums),
+            BlockFormat::Mxfp4 => add(&mxfp4(&rows, block), pieces, sums),
             BlockFormat::Q4K => q4_k(&rows, block, pieces, sums),
             BlockFormat::Q5K => q5_k(&rows, block, pieces, sums),
             BlockFormat::Q6K => q6_k(&rows, block, pieces, sums),
@@ -328,6 +330,22 @@ fn q8_0(rows: &Rows, block: usize) -> Weights {
     let turned = _mm512_set1_epi8(i8::MIN);
     let words = rows.more_words(block, 2).map(|word| _mm512_xor_si512(word, turned));
     Weights { words, worth: Worth::Centred(scale) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn mxfp4(rows: &Rows, block: usize) -> Weights {
+    // What each four bits stand for, above the centre.
+    let [a, b, c, d]: [i32; 4] = bytemuck::cast(TWICE.map(|number| number.cast_unsigned() ^ 0x80));
+    let table = _mm512_broadcast_i32x4(_mm_setr_epi32(a, b, c, d));
+    let words = nibbles(rows.words(block, 1), 0).map(|four| _mm512_shuffle_epi8(table, four));
+    let exponents = _mm512_and_si512(rows.word(block, 0), _mm512_set1_epi32(255));
+    let powers = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, _mm512_set1_epi32(1)));
+    // The two least are below what has an exponent of its own.
+    let is_least = _mm512_cmplt_epu32_mask(exponents, _mm512_set1_epi32(2));
+    let least = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
+    let powers = _mm512_mask_mov_epi32(powers, is_least, least);
+    Weights { words, worth: Worth::Centred(_mm512_castsi512_ps(powers)) }
 }
 
 #[inline]

@@ -9,10 +9,12 @@ use crate::attention::Heads;
 
 /// One layer's.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attention {
+pub(super) struct Attention<'a> {
     pub(super) heads: Heads,
     /// Scores are bent to stay within plus and minus this.
     pub(super) cap: Option<f32>,
+    /// `[heads]`: of each the score of a key beside all others, whose value is nothing.
+    pub(super) sinks: Option<&'a Tensor>,
     pub(super) layer: usize,
     /// Which of a tile's reaches the layer has.
     pub(super) window: usize,
@@ -20,7 +22,7 @@ pub(super) struct Attention {
 
 /// What scaled queries `[tokens, heads, head_dim]` see: `[tokens, query_width]`.
 pub(super) fn attend(
-    of: Attention,
+    of: Attention<'_>,
     queries: &Tensor,
     places: &Places,
     kept: &Kept,
@@ -38,8 +40,8 @@ pub(super) fn attend(
 }
 
 /// A tile's, `[spans * tokens, query_width]`.
-fn one(of: Attention, queries: &Tensor, tile: &Tile, kept: &Kept) -> Result<Tensor> {
-    let Attention { heads, cap, layer, window } = of;
+fn one(of: Attention<'_>, queries: &Tensor, tile: &Tile, kept: &Kept) -> Result<Tensor> {
+    let Attention { heads, cap, sinks, layer, window } = of;
     let Heads { kv_heads, head_dim, .. } = heads;
     let group = heads.heads / kv_heads;
     let (spans, tokens) = (tile.spans, tile.tokens);
@@ -66,7 +68,15 @@ fn one(of: Attention, queries: &Tensor, tile: &Tile, kept: &Kept) -> Result<Tens
     }
     scores = scores.reshape((kv_heads, spans, group, tokens, reach.keys))?;
     scores = scores.broadcast_add(&reach.hidden)?;
-    scores = softmax_last_dim(&scores)?;
+    scores = match sinks {
+        None => softmax_last_dim(&scores)?,
+        Some(sinks) => {
+            let one = sinks.reshape((kv_heads, 1, group, 1, 1))?;
+            let column = one.broadcast_as((kv_heads, spans, group, tokens, 1))?.contiguous()?;
+            scores = Tensor::cat(&[&scores, &column], 4)?;
+            softmax_last_dim(&scores)?.narrow(4, 0, reach.keys)?.contiguous()?
+        }
+    };
     scores = scores.reshape((kv_heads, spans, group * tokens, reach.keys))?;
     let mixed = scores.matmul(&values)?;
     drop(scores);

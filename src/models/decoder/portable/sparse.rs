@@ -24,23 +24,37 @@ pub(super) fn forward(
         let weights: Vec<f32> = routes.iter().map(|route: &Route| route.weight).collect();
         let tokens = Tensor::new(tokens, device)?;
         let weights = Tensor::from_vec(weights, (routes.len(), 1), device)?;
-        let made = one(expert, &x.index_select(&tokens, 0)?, activation)?;
+        let made = one(expert, &x.index_select(&tokens, 0)?, (activation, config.limit))?;
         out = out.index_add(&tokens, &made.broadcast_mul(&weights)?, 0)?;
     }
     match &experts.shared {
         Some(shared) => {
-            // The sigmoid.
-            let part = (project(&shared.gate, x)? * 0.5)?.tanh()?.affine(0.5, 0.5)?;
-            out + one(&shared.expert, x, activation)?.broadcast_mul(&part)?
+            let made = one(&shared.expert, x, (activation, config.limit))?;
+            let Some(gate) = &shared.gate else { return out + made };
+            out + made.broadcast_mul(&sigmoid(&project(gate, x)?)?)?
         }
         None => Ok(out),
     }
 }
 
 /// What an expert makes of some rows.
-fn one(expert: &Expert<Tensor>, rows: &Tensor, activation: Activation) -> Result<Tensor> {
-    let up = project(&expert.up, rows)?;
+fn one(
+    expert: &Expert<Tensor>,
+    rows: &Tensor,
+    (activation, limit): (Activation, Option<f32>),
+) -> Result<Tensor> {
+    let mut up = project(&expert.up, rows)?;
+    if let Some(limit) = limit {
+        let half = up.dim(1)? / 2;
+        let gate = up.narrow(1, 0, half)?.contiguous()?.minimum(limit)?;
+        let other = up.narrow(1, half, half)?.contiguous()?.clamp(-limit, limit)?;
+        up = Tensor::cat(&[gate, other.affine(1.0, 1.0)?], 1)?;
+    }
     let activated = gate(activation, &up)?;
     drop(up);
     project(&expert.down, &activated)
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x * 0.5)?.tanh()?.affine(0.5, 0.5)
 }

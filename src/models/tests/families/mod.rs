@@ -78,6 +78,43 @@ pub(crate) fn mixtral(dir: &Path, shape: Llama) {
     write(dir, &config, &tensors);
 }
 
+/// Sinks, biases, and experts of one tensor a layer, by columns.
+pub(crate) fn gpt_oss(dir: &Path, shape: Llama) {
+    let Llama { hidden, intermediate, layers, heads, kv_heads, vocab, context } = shape;
+    let (head_dim, experts) = (hidden / heads, 4);
+    let config = json!({
+        "architectures": ["GptOssForCausalLM"], "hidden_size": hidden, "head_dim": head_dim,
+        "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": vocab,
+        "max_position_embeddings": context, "num_local_experts": experts,
+        "num_experts_per_tok": 2, "sliding_window": 64, "tie_word_embeddings": true
+    });
+    let mut tensors: Tensors = vec![
+        ("model.embed_tokens.weight".into(), vec![vocab, hidden]),
+        ("model.norm.weight".into(), vec![hidden]),
+    ];
+    let keys = head_dim * kv_heads;
+    for layer in 0..layers {
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+        };
+        add("input_layernorm.weight", &[hidden]);
+        add("post_attention_layernorm.weight", &[hidden]);
+        for (name, outputs) in [("q", hidden), ("k", keys), ("v", keys), ("o", hidden)] {
+            add(&format!("self_attn.{name}_proj.weight"), &[outputs, hidden]);
+            add(&format!("self_attn.{name}_proj.bias"), &[outputs]);
+        }
+        add("self_attn.sinks", &[heads]);
+        add("mlp.router.weight", &[experts, hidden]);
+        add("mlp.router.bias", &[experts]);
+        add("mlp.experts.gate_up_proj", &[experts, hidden, 2 * intermediate]);
+        add("mlp.experts.gate_up_proj_bias", &[experts, 2 * intermediate]);
+        add("mlp.experts.down_proj", &[experts, intermediate, hidden]);
+        add("mlp.experts.down_proj_bias", &[experts, hidden]);
+    }
+    write(dir, &config, &tensors);
+}
+
 /// Norms without weights: what fills them in stays.
 pub(crate) fn olmo(dir: &Path, shape: Llama) {
     let own = json!({"architectures": ["OlmoForCausalLM"], "clip_qkv": 8.0});

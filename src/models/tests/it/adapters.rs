@@ -15,6 +15,8 @@ use serde::Deserialize;
 
 use crate::support::{apart, argmax, open, plan, references, renamed, row, settings, step, whole};
 
+mod experts;
+mod heads;
 mod many;
 mod quantized;
 mod refusals;

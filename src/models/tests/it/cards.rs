@@ -3,8 +3,8 @@
 
 use roundhouse_engine::{AdapterId, BlockId, Row, RunnerError, StepPlan};
 use roundhouse_models::{
-    Cancel, DeviceMemory, Error, KvDtype, LoadSettings, Quantize, inspect, load, load_shared,
-    matmul_calls, promote, read_local,
+    Cancel, DeviceMemory, DtypeSetting, Error, KvDtype, LoadSettings, Quantize, inspect, load,
+    load_shared, matmul_calls, promote, read_local,
 };
 use roundhouse_types::{Bytes, DeviceId, ErrorKind};
 
@@ -35,12 +35,14 @@ pub(crate) fn bounds(case: &str) -> (f32, f32) {
 
 /// All families in every way, in such a memory.
 pub(crate) fn parity(memory: &DeviceMemory) {
-    let (text, tokens, near_ties) = table((memory, &decoders()), KvDtype::F32, &bounds);
+    let exact = (DtypeSetting::Auto, KvDtype::F32);
+    let (text, tokens, near_ties) = table((memory, &decoders()), exact, &bounds);
     println!("By operations of tensors on {}. {text}", memory.id());
     assert!(near_ties * 100 <= tokens, "{near_ties} near-ties in {tokens} tokens");
     for (dtype, apart) in [(KvDtype::F16, 2.5e-2), (KvDtype::Bf16, 2e-1)] {
         let bounds = |case: &str| (bounds(case).0.max(apart), bounds(case).1.max(apart));
-        let (_, tokens, near_ties) = table((memory, &decoders()), dtype, &bounds);
+        let kept = (DtypeSetting::Auto, dtype);
+        let (_, tokens, near_ties) = table((memory, &decoders()), kept, &bounds);
         assert!(near_ties * 100 <= tokens, "{near_ties} near-ties in {tokens} tokens");
     }
 }
@@ -198,6 +200,7 @@ fn what_cards_do_not_compute_is_refused_by_name_before_anything_is_read() {
         ("bert-plain", settings(), "encoders are computed on the cpu only, not on simulated:0"),
         ("gguf-q8_0", settings(), "quantised weights are computed on the cpu only"),
         ("llama-mha", quantised, "quantised weights are"),
+        ("mxfp4-gpt-oss", settings(), "quantised weights are"),
     ];
     for (case, settings, words) in cases {
         let plan = plan(case, &settings);
@@ -207,6 +210,12 @@ fn what_cards_do_not_compute_is_refused_by_name_before_anything_is_read() {
         assert!(matches!(refused, Error::HostOnly { .. }));
         assert_eq!(refused.kind(), ErrorKind::ModelInvalid);
         assert!(refused.to_string().starts_with(words), "{refused}");
+        let is_told = refused.to_string().contains("dtype = \"bf16\"");
+        assert_eq!(is_told, words.starts_with("quantised"), "{refused}");
+    }
+    let widened = LoadSettings { dtype: DtypeSetting::Bf16, ..settings() };
+    for case in ["gguf-q8_0", "mxfp4-gpt-oss"] {
+        assert_eq!(plan(case, &widened).host_only(), None, "{case}: as it says");
     }
     assert_eq!(plan("llama-bf16", &settings()).host_only(), None);
     assert_eq!(plan("encoder-qwen3-last", &settings()).host_only(), None);

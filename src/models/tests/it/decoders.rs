@@ -7,7 +7,7 @@
 //! differ by more, as is said there, and so may tokens whose lead is below that.
 
 use roundhouse_engine::{Row, Want};
-use roundhouse_models::{DeviceMemory, KvDtype, LoadSettings};
+use roundhouse_models::{DeviceMemory, DtypeSetting, KvDtype, LoadSettings};
 use roundhouse_types::DeviceId;
 
 use crate::support::{LlamaCase, apart, decoders, expected, open_in, row, served, step};
@@ -40,22 +40,22 @@ fn every_position(
     worst.max(apart(&got[1], &want.every_position.logits[1]))
 }
 
-/// A table of all families with keys and values in one type, each way's greedy tokens, its
+/// A table of all families with weights and with keys and values in one type, each way's greedy tokens, its
 /// near-ties if there are any, and the logits of all; tokens and near-ties. `bounds` are how far logits
 /// of a case may be from the reference's, and below what lead its tokens may differ.
 pub(crate) fn table(
     (memory, cases): (&DeviceMemory, &[String]),
-    dtype: KvDtype,
+    (dtype, kv_dtype): (DtypeSetting, KvDtype),
     bounds: &dyn Fn(&str) -> (f32, f32),
 ) -> (String, usize, usize) {
-    let mut table = format!("Keys and values in {}:\n\n| case | logits |", dtype.name());
+    let mut table = format!("Keys and values in {}:\n\n| case | logits |", kv_dtype.name());
     WAYS.iter().for_each(|way| table += &format!(" {} |", way.name));
     table += "\n|---|---|---|---|---|---|---|---|\n";
     let (mut tokens, mut near_ties) = (0, 0);
     for case in cases {
         let (logits_apart, near_tie) = bounds(case);
         let want: LlamaCase = expected(case);
-        let settings = LoadSettings { kv_dtype: Some(dtype), ..served(&want) };
+        let settings = LoadSettings { dtype, kv_dtype: Some(kv_dtype), ..served(&want) };
         let of_reference: usize = want.prompts.iter().map(|prompt| prompt.greedy.ids.len()).sum();
         let mut logits = every_position((case, &want), &settings, memory);
         let mut cells = String::new();
@@ -80,7 +80,8 @@ pub(crate) fn table(
 #[test]
 fn parity_of_every_family_in_every_way() {
     let on = (&DeviceId::Cpu.into(), &decoders()[..]);
-    let (table, tokens, near_ties) = table(on, KvDtype::F32, &|_| (LOGITS, NEAR_TIE));
+    let exact = (DtypeSetting::Auto, KvDtype::F32);
+    let (table, tokens, near_ties) = table(on, exact, &|_| (LOGITS, NEAR_TIE));
     println!("{table}");
     assert!(near_ties * 1000 <= tokens, "{near_ties} near-ties in {tokens} tokens");
 }
@@ -91,7 +92,8 @@ fn parity_of_every_family_in_every_way() {
 fn parity_of_every_family_with_keys_and_values_in_halves() {
     for (dtype, apart, one_in) in [(KvDtype::F16, 2.5e-2, 1000), (KvDtype::Bf16, 2e-1, 100)] {
         let on = (&DeviceId::Cpu.into(), &decoders()[..]);
-        let (table, tokens, near_ties) = table(on, dtype, &|_| (apart, apart));
+        let kept = (DtypeSetting::Auto, dtype);
+        let (table, tokens, near_ties) = table(on, kept, &|_| (apart, apart));
         println!("{table}");
         assert!(near_ties * one_in <= tokens, "{near_ties} near-ties in {tokens} tokens");
     }

@@ -6,8 +6,16 @@ use roundhouse_models::matmul_calls;
 use serde_json::Value;
 
 /// The cases with sparse layers.
-const EXPERTS: [&str; 5] =
-    ["mixtral", "qwen3-moe-dense-layer", "qwen3-moe-unnormed", "olmoe-limits", "qwen2-moe-shared"];
+const EXPERTS: [&str; 8] = [
+    "mixtral",
+    "qwen3-moe-dense-layer",
+    "qwen3-moe-unnormed",
+    "olmoe-limits",
+    "qwen2-moe-shared",
+    "gpt-oss",
+    "granite-moe",
+    "granite-moe-shared",
+];
 
 fn calls(runner: &mut dyn ModelRunner, rows: Vec<Row>) -> u64 {
     let before = matmul_calls();
@@ -55,12 +63,17 @@ fn decoder_steps_need_as_many(case: &str) {
 
 #[test]
 fn a_step_multiplies_with_each_expert_that_is_used_once_whatever_the_sequences() {
-    let layers: [&[u64]; 5] = [&[5; 3], &[6, 0, 6], &[0, 4, 0], &[5; 3], &[5, 0, 5]];
+    let each: &[u64] = &[5; 3];
+    let layers: [&[u64]; 8] = [each, &[6, 0, 6], &[0, 4, 0], each, &[5, 0, 5], each, each, each];
     for (case, layers) in EXPERTS.into_iter().zip(layers) {
         let mut runner = open(case, &served(&expected(case))).runner;
         // Queries, keys and values, what the attention gives, and a dense block; of a sparse one the
-        // router, two for each expert, and three for that of all tokens.
-        let shared = if case == "qwen2-moe-shared" { 3 } else { 0 };
+        // router, two for each expert, and two for that of all tokens, whose share one has a third for.
+        let shared = match case {
+            "qwen2-moe-shared" => 3,
+            "granite-moe-shared" => 2,
+            _ => 0,
+        };
         let fewest = |used: u64| {
             let block = |experts: &u64| if *experts == 0 { 2 } else { 1 + 2 * used + shared };
             1 + layers.iter().map(|experts| 2 + block(experts)).sum::<u64>()

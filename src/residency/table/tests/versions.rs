@@ -12,6 +12,7 @@ use crate::table::{Effect, Event, RefreshReport, Report, WaiterId};
 use crate::testing::{model, version};
 
 mod deleted;
+mod refused;
 
 const OPERATOR: WaiterId = WaiterId(1000);
 

@@ -30,7 +30,7 @@ the server registers, and a test compares the two.
 
 /// The labels of metrics; the longest beginning of a name counts. A test of the whole process holds
 /// them against what a server shows.
-const LABELS: [(&str, &str); 51] = [
+const LABELS: [(&str, &str); 52] = [
     ("roundhouse_", ""),
     ("roundhouse_async_", "endpoint"),
     ("roundhouse_card_", "device"),
@@ -76,6 +76,7 @@ const LABELS: [(&str, &str); 51] = [
     ("roundhouse_serving_invocations_total", "endpoint, kind, outcome"),
     ("roundhouse_serving_queue_seconds", "endpoint, kind"),
     ("roundhouse_store_", "endpoint"),
+    ("roundhouse_templates_", "reason"),
     ("roundhouse_tenancy_", "tenant"),
     ("roundhouse_traces_spans_dropped_total", "reason"),
     ("roundhouse_workers_calls_total", "outcome"),

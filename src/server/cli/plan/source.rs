@@ -27,13 +27,41 @@ pub(super) struct Found {
     pub(super) is_remembered: bool,
 }
 
-/// Looks at a target, here or in its store.
+/// Looks at a target, here or in its store. Of what is none but holds some, the failure says how to look
+/// at those.
 pub(super) async fn find(target: &str, config: &Config, budget: Bytes) -> Result<Found, Failure> {
     if target.contains("://") {
         return stored(target, config, budget).await;
     }
     let (path, config) = (PathBuf::from(target), config.clone());
-    blocking(move || local(&path, &config, budget)).await
+    let folder = std::fs::canonicalize(&path);
+    match blocking(move || local(&path, &config, budget)).await {
+        Ok(found) => Ok(found),
+        Err(failure) => match folder {
+            Ok(folder) if !folder.join(MODEL_CONFIG).exists() => {
+                Err(or_below(&format!("file://{}", folder.display()), failure).await)
+            }
+            _ => Err(failure),
+        },
+    }
+}
+
+/// What has this is a model, whatever lies below it.
+const MODEL_CONFIG: &str = "config.json";
+
+/// A failure of a folder, with how to look at the models below it where there are some, as in a store.
+async fn or_below(folder: &str, failure: Failure) -> Failure {
+    let below = async {
+        let uri: StoreUri = format!("{}/", folder.trim_end_matches('/')).parse().ok()?;
+        let page = survey::connect(uri.clone()).await.ok()?.list(None, 1).await.ok()?;
+        Some((page.targets.into_iter().next()?.name, uri))
+    };
+    let Some((first, uri)) = below.await else { return failure };
+    let message = format!(
+        "{}; it holds models, such as {first}: `roundhouse survey {uri}` looks at each of them",
+        failure.message()
+    );
+    Failure::new(failure.kind(), message).with_retry(failure.retry())
 }
 
 fn nothing_usable(what: String) -> Failure {
@@ -145,8 +173,13 @@ async fn stored(target: &str, config: &Config, budget: Bytes) -> Result<Found, F
     let (load, of) = (settings::load(config), config.clone());
     let handler = move |layout, text: Option<&str>| handler(layout, text, &of, budget);
     if artefact.archive.is_none() {
-        let plan = plan_stored(&catalog, &artefact, load, &handler).await?;
-        return Ok(Found { form, plan: Some(plan), peak, is_remembered: false });
+        return match plan_stored(&catalog, &artefact, load, &handler).await {
+            Ok(plan) => Ok(Found { form, plan: Some(plan), peak, is_remembered: false }),
+            Err(failure) if artefact.files.iter().any(|file| file.path == MODEL_CONFIG) => {
+                Err(failure)
+            }
+            Err(failure) => Err(or_below(target, failure).await),
+        };
     }
     let plan = match folder {
         Some(folder) => Some(blocking(move || plan_folder(&folder, &load, &handler)).await?),
@@ -184,6 +217,37 @@ async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_folder_of_models_is_sent_to_survey_and_a_models_own_parts_are_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = folder.path().canonicalize().unwrap();
+        for model in ["team/one", "team/two", "broken/1_Pooling", "empty"] {
+            std::fs::create_dir_all(here.join(model)).unwrap();
+        }
+        for model in ["team/one", "team/two", "broken", "broken/1_Pooling"] {
+            std::fs::write(here.join(model).join("config.json"), "{}").unwrap();
+        }
+        let store = vec!["file:///".to_owned()];
+        let flags = crate::cli::ServeFlags { store, ..Default::default() };
+        let config = Config::parse(None, &|_| None, &flags).unwrap();
+        let told = async |target: String| match find(&target, &config, Bytes::gib(1)).await {
+            Ok(_) => panic!("{target} is a model"),
+            Err(failure) => failure.message().to_owned(),
+        };
+        let here = here.display();
+        for target in [format!("{here}/team"), format!("file://{here}/team")] {
+            let told = told(target).await;
+            let hint = format!("such as one: `roundhouse survey file://{here}/team/` looks at");
+            assert!(told.starts_with("not a model") && told.contains(&hint), "{told}");
+        }
+        for name in ["broken", "empty"] {
+            for target in [format!("{here}/{name}"), format!("file://{here}/{name}")] {
+                let told = told(target).await;
+                assert!(!told.contains("it holds models"), "{told}");
+            }
+        }
+    }
 
     #[test]
     fn only_what_inspection_wants_by_name_is_kept_of_an_archive() {

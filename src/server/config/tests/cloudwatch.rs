@@ -44,6 +44,7 @@ fn what_cloudwatch_would_refuse_is_a_fault() {
         ("to", "tcp://127.0.0.1"),
         ("to", "udp://:25888"),
         ("to", "http://127.0.0.1:25888"),
+        ("to", "none"),
         ("namespace", "AWS/SageMaker"),
         ("namespace", "a\\tb"),
         ("log_group", "a group"),

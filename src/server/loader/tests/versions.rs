@@ -10,6 +10,8 @@ use super::*;
 use crate::config::{OnDelete, Update, VersionRule};
 use crate::loader::Wish;
 
+mod refused;
+
 async fn bench_with(update: Update, on_delete: OnDelete) -> Bench {
     let mut bench = bench().await;
     let rules = BTreeMap::from([(model().endpoint, VersionRule { update, on_delete })]);
@@ -59,7 +61,7 @@ async fn a_held_version_that_is_nowhere_names_itself_and_what_the_store_holds() 
         assert!(failure.message().contains(&version.as_str()[..12]), "{failure}");
     }
     let tried = bench.loader.begin_trial(&model(), Wish::Latest);
-    assert!(bench.loader.commit(tried, &second.version).await.unwrap().is_none());
+    assert!(bench.loader.commit(tried, &second.version, None).await.unwrap().is_none());
     assert_eq!(bench.held(), Some((second.version, ChosenBy::Rule)));
 }
 
@@ -72,13 +74,14 @@ async fn a_trial_counts_until_it_is_dropped_and_a_later_one_takes_its_place() {
     let first = bench.loader.begin_trial(&model(), wish());
     let second = bench.loader.begin_trial(&model(), wish());
     assert!(!first.counts() && second.counts());
-    let failure = bench.loader.commit(first, &id.version).await.unwrap_err();
+    let failure = bench.loader.commit(first, &id.version, None).await.unwrap_err();
     assert_eq!((failure.kind(), bench.held()), (ErrorKind::NotReady, None));
     assert!(second.counts(), "the end of the first is not its end");
     drop(second);
     assert_eq!(bench.loader.versions.tried(&model()), None);
     let third = bench.loader.begin_trial(&model(), wish());
-    assert_eq!(bench.loader.commit(third, &id.version).await.unwrap(), Some(id.version.clone()));
+    let held = bench.loader.commit(third, &id.version, None).await.unwrap();
+    assert_eq!(held, Some(id.version.clone()));
     assert_eq!(bench.held(), Some((id.version, ChosenBy::Operator)));
     assert_eq!(bench.loader.versions.tried(&model()), None);
 }
@@ -117,7 +120,7 @@ async fn with_the_store_down_what_is_held_comes_before_what_was_named_last() {
         since: SystemTime::UNIX_EPOCH,
     };
     bench.cache.choose(&model(), choice).await.unwrap();
-    assert_eq!(bench.loader.stand_in(&bench.cache, &model(), &down()), Some(first));
+    assert_eq!(bench.stand_in(&down()), Some(first));
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +129,7 @@ async fn what_was_deleted_in_the_store_does_not_return_with_the_store_down() {
     bench.upload("{}");
     let id = bench.fetched().await;
     bench.memory.remove("m/config.json");
-    let stand_in = || bench.loader.stand_in(&bench.cache, &model(), &down());
+    let stand_in = || bench.stand_in(&down());
     bench.resolve(true).await.unwrap_err();
     assert_eq!(stand_in(), Some(id.clone()), "it may be replaced just now");
     tokio::time::advance(Duration::from_secs(11)).await;
@@ -191,8 +194,7 @@ async fn where_the_newest_is_refused_the_version_that_was_loaded_before_answers_
     let (unfit, why) = resolution.standing.unfit.expect("it is told");
     assert_eq!((unfit, why.kind()), (second.version.clone(), ErrorKind::ModelInvalid));
     assert!(why.message().starts_with("no tensor 'x'; "), "{why}");
-    // A look for a newer version, or an operator's trial, tries it again.
-    assert_eq!(bench.resolve(true).await.unwrap().version, second.version);
+    // An operator's trial tries it again.
     let tried = bench.loader.begin_trial(&model(), Wish::Latest);
     assert_eq!(bench.resolve(false).await.unwrap().version, second.version);
     drop(tried);
@@ -255,41 +257,18 @@ async fn a_version_whose_load_comes_late_or_is_only_tried_is_not_the_one_before_
     let first = bench.fetched().await;
     bench.loader.judge(&first, None);
     bench.upload(r#"{"better": true}"#);
-    let second = bench.named().await;
+    let second = bench.fetched().await;
     bench.loader.judge(&second, None);
-    let last = || bench.loader.versions.last_loaded(&model());
-    assert_eq!(last().as_ref(), Some(&second), "it came while its files did");
-    assert_eq!(bench.fetched().await, second);
+    let last = || bench.loader.last_loaded(&model());
+    assert_eq!(last().as_ref(), Some(&second));
     let tried = bench.loader.begin_trial(&model(), Wish::Version(first.version.clone()));
     bench.loader.judge(&first, None);
     assert_eq!(last().as_ref(), Some(&second));
-    bench.loader.commit(tried, &first.version).await.unwrap();
+    bench.loader.commit(tried, &first.version, None).await.unwrap();
+    assert_eq!(last().as_ref(), Some(&second), "it was chosen, and not loaded");
+    let tried = bench.loader.begin_trial(&model(), Wish::Version(first.version.clone()));
+    bench.loader.commit(tried, &first.version, Some(&first.version)).await.unwrap();
     assert_eq!(last().as_ref(), Some(&first), "an operator chose it");
     bench.loader.judge(&first, None);
     assert_eq!(last(), Some(first));
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_version_of_another_store_answers_for_one_that_is_refused() {
-    let bench = bench_with(Update::Auto, OnDelete::Serve).await;
-    bench.upload("{}");
-    let first = bench.fetched().await;
-    bench.loader.judge(&first, None);
-    let endpoint = model().endpoint;
-    for is_other in [false, true] {
-        let catalog = match is_other {
-            false => bench.catalog.clone(),
-            true => bench_settling(Duration::ZERO).await.catalog,
-        };
-        let source = Source::Store(catalog, bench.cache.clone());
-        bench.loader.reconfigure(Scope {
-            sources: BTreeMap::from([(endpoint.clone(), source)]),
-            rules: BTreeMap::new(),
-            bases: bench.loader.bases(),
-            handlers: Vec::new(),
-            engines: BTreeMap::new(),
-            cache: None,
-        });
-        assert_eq!(bench.loader.versions.last_loaded(&model()).is_none(), is_other);
-    }
 }

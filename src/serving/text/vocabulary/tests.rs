@@ -115,7 +115,9 @@ fn special_tokens_are_silent_and_known_to_templates() {
     assert!(codec.is_special(eos) && !codec.is_special(user));
     assert_eq!(codec.decode(&[eos, user]).unwrap(), "<|user|>");
     let messages = [json!({"role": "user", "content": "hello"})];
-    let chat = codec.render_chat(&messages, None, &Map::new(), Opening::Answer).unwrap();
+    let render = crate::InProcess::default().render();
+    let asked = (&Map::new(), Opening::Answer);
+    let chat = codec.render_chat(&messages, None, asked, render).unwrap();
     assert_eq!(chat, "<|begin_of_text|>hello<|end_of_text|>");
 }
 

@@ -38,3 +38,28 @@ async fn what_has_weights_of_another_kind_lacks_none() {
     f.old("own/config.json", r#"{"threshold": 0.5}"#);
     assert_eq!(f.resolve("own").await.unwrap().files.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_adapter_whose_weights_are_still_to_come_is_being_uploaded() {
+    let f = fixture();
+    f.memory.put("a/adapter_config.json", r#"{"peft_type": "LORA"}"#);
+    f.memory.put("a/README.md", "An adapter.");
+    // A configuration of its labels says nothing of weights of its own.
+    f.memory.put("a/config.json", r#"{"model_type": "llama", "id2label": {"0": "a"}}"#);
+    let error = f.resolve("a").await.unwrap_err();
+    let want = "still being uploaded: no weights lie beside 'adapter_config.json'";
+    assert!(error.to_string().contains(want), "{error}");
+    assert_eq!((error.kind(), error.retry()), (ErrorKind::ModelInvalid, RetryHint::Later));
+    f.memory.put("a/adapter_model.safetensors", safetensors(10));
+    sleep(NEGATIVE_MAX).await;
+    assert_eq!(f.resolve("a").await.unwrap().files.len(), 4);
+    // Weights of another kind, or of a whole model, and what only has that name.
+    let others = ["adapter_model.bin", "model.safetensors", "code/inference.py"];
+    for (index, other) in others.into_iter().enumerate() {
+        f.old(&format!("{index}/adapter_config.json"), r#"{"peft_type": "LORA"}"#);
+        f.old(&format!("{index}/{other}"), safetensors(10));
+        assert_eq!(f.resolve(&index.to_string()).await.unwrap().files.len(), 2, "{other}");
+    }
+    f.old("own/adapter_config.json", r#"{"threshold": 0.5}"#);
+    assert_eq!(f.resolve("own").await.unwrap().files.len(), 1);
+}

@@ -98,7 +98,7 @@ async fn a_version_whose_files_cannot_be_looked_at_at_last_keeps_no_promised_roo
     flight.grow(PROMISED).unwrap();
     std::fs::create_dir_all(flight.folder.join(FILES)).unwrap();
     let gone = FileDigester::new("w.bin", 0, None).finish().unwrap();
-    assert!(land(&flight, &artefact, vec![gone]).is_err());
+    assert!(land(&flight, &artefact, &origin("a"), vec![gone]).is_err());
     assert!(disk.usage().partial.0 >= PROMISED);
     drop(flight);
     let deadline = std::time::Instant::now() + Duration::from_secs(60);

@@ -4,10 +4,6 @@ use super::*;
 
 const MIB: usize = 1 << 20;
 
-fn model(name: &str) -> ModelId {
-    ModelId { endpoint: "ep".parse().unwrap(), target: name.parse().unwrap() }
-}
-
 fn choice(version: &Version) -> Choice {
     let by = ChosenBy::Operator;
     Choice { version: version.clone(), by, since: SystemTime::UNIX_EPOCH }
@@ -131,9 +127,10 @@ async fn the_version_that_the_store_came_back_to_is_the_latest_also_after_a_rest
     let first = next(&f, &disk, "a", 1).await;
     let second = next(&f, &disk, "a", 2).await;
     let latest = |disk: &DiskCache| disk.latest(&model("a")).unwrap().version;
-    disk.named(&ArtefactId { model: model("a"), version: second.clone() });
+    let origin = origin("a");
+    disk.named(&ArtefactId { model: model("a"), version: second.clone() }, &origin);
     assert_eq!(latest(&disk), second);
-    disk.named(&ArtefactId { model: model("a"), version: first.clone() });
+    disk.named(&ArtefactId { model: model("a"), version: first.clone() }, &origin);
     assert_eq!(latest(&disk), first);
     drop(disk);
     // The note is written on another thread.
@@ -154,23 +151,29 @@ async fn a_model_that_the_store_holds_no_more_is_known_after_a_restart_until_it_
     let f = Fixture::new(Bytes(64 << 20));
     let disk = f.open().await;
     let version = next(&f, &disk, "a", 1).await;
-    assert!(!disk.is_gone(&model("a")));
+    assert!(!disk.is_gone(&model("a"), &origin("a")));
     let reopened = async |disk: DiskCache, is_gone: bool| {
         drop(disk);
         // The note is written on another thread.
         loop {
             let disk = f.open().await;
-            if disk.is_gone(&model("a")) == is_gone {
+            if disk.is_gone(&model("a"), &origin("a")) == is_gone {
                 return disk;
             }
             drop(disk);
             tokio::task::yield_now().await;
         }
     };
-    disk.gone(&model("a"));
-    assert!(disk.is_gone(&model("a")) && !disk.is_gone(&model("b")));
+    disk.gone(&model("a"), &origin("a"));
+    let other = Origin("other/a".into());
+    let is_gone = |target: &str, origin: &Origin| disk.is_gone(&model(target), origin);
+    assert!(is_gone("a", &origin("a")) && !is_gone("b", &origin("b")));
+    assert!(!is_gone("a", &other), "another store has its own word");
     let disk = reopened(disk, true).await;
-    disk.named(&ArtefactId { model: model("a"), version });
-    assert!(!disk.is_gone(&model("a")));
+    assert!(!disk.is_gone(&model("a"), &other));
+    disk.named(&ArtefactId { model: model("a"), version: version.clone() }, &other);
+    assert!(disk.is_gone(&model("a"), &origin("a")), "nor does it speak for this one");
+    disk.named(&ArtefactId { model: model("a"), version }, &origin("a"));
+    assert!(!disk.is_gone(&model("a"), &origin("a")));
     reopened(disk, false).await;
 }

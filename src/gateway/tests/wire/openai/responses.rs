@@ -61,6 +61,7 @@ async fn a_response_is_answered_whole() {
     assert_eq!(chat.messages, [system, json!({"role": "user", "content": "hi"})]);
     assert_eq!(chat.generation.max_tokens, Some(9));
     assert_eq!(chat.generation.names.max_tokens, "max_output_tokens");
+    assert_eq!(chat.generation.names.function, "", "a tool's fields are its function's");
 }
 
 #[tokio::test]
@@ -185,6 +186,28 @@ async fn items_of_a_conversation_become_its_messages() {
 }
 
 #[tokio::test]
+async fn an_output_belongs_to_a_call_before_it() {
+    let harness = Setup::default().with(|_| says(hello(1), 1));
+    let call =
+        |id: &str| json!({"type": "function_call", "call_id": id, "name": "f", "arguments": "{}"});
+    let output = |id: &str| json!({"type": "function_call_output", "call_id": id, "output": "7"});
+    let user = json!({"role": "user", "content": "hi"});
+    for (items, refused) in [
+        (json!([user, call("c1"), call("c2"), output("c2"), output("c1")]), None),
+        (json!([user, call("c1"), user, output("c1")]), None),
+        (json!([user, output("c1")]), Some("input[1].call_id")),
+        (json!([user, call("c1"), output("c1"), output("c9")]), Some("input[3].call_id")),
+        (json!([user, output("c1"), call("c1")]), Some("input[1].call_id")),
+    ] {
+        let got = harness.post(RESPONSES, "", body(json!({"input": items}))).await;
+        assert_eq!(got.status, if refused.is_some() { 400 } else { 200 }, "{items}");
+        if let Some(place) = refused {
+            assert_eq!(got.json()["error"]["param"], place, "{}", got.text());
+        }
+    }
+}
+
+#[tokio::test]
 async fn answers_have_the_form_of_text_and_tell_log_probabilities() {
     let harness = Setup::default().with(|_| says(hello(1), 1));
     let schema = json!({"type": "object"});
@@ -224,6 +247,8 @@ async fn what_a_response_cannot_do_is_refused_by_name() {
         (item(json!({"type": "computer_call"})), "input[0].type"),
         (item(json!({"content": "a"})), "input[0].role"),
         (item(json!({"role": "", "content": "a"})), "input[0].role"),
+        (item(json!({"role": "tool", "content": "a"})), "input[0].role"),
+        (item(json!({"role": "User", "content": "a"})), "input[0].role"),
         (item(json!({"role": "user"})), "input[0].content"),
         (item(json!({"type": "reasoning", "summary": []})), "input"),
         (item(image), "input[0].content[0].type"),

@@ -38,7 +38,7 @@ fn rows(kinds: &[(usize, usize)], tokens: &[(usize, usize)]) -> Tensor {
 fn defined(
     sequence: usize,
     position: usize,
-    (cap, window): (Option<f32>, Option<usize>),
+    (cap, window, sinks): (Option<f32>, Option<usize>, &[f32]),
 ) -> Vec<f32> {
     let from = window.map_or(0, |window| (position + 1).saturating_sub(window));
     let mut out = Vec::new();
@@ -51,7 +51,8 @@ fn defined(
             cap.map_or(score, |cap| cap * (score / cap).tanh())
         });
         let weights: Vec<f32> = scores.map(f32::exp).collect();
-        let sum: f32 = weights.iter().sum();
+        let sink = sinks.get(at).map_or(0.0, |sink| sink.exp());
+        let sum = weights.iter().sum::<f32>() + sink;
         out.extend((0..HEADS.head_dim).map(|dim| {
             let values = (from..=position).map(|key| head(2, sequence, key, of)[dim]);
             values.zip(&weights).map(|(value, weight)| value * weight).sum::<f32>() / sum
@@ -70,7 +71,14 @@ fn tiles_of_any_size_give_what_is_defined_wherever_blocks_lie() {
         .map(|sequence| (0..6).map(|at| BlockId(((sequence * 6 + at) * 11 % 64) as u32)).collect())
         .collect();
     for (scores, keys) in [(1, 1), (3000, 2000), (1 << 24, 1 << 24)] {
-        for (cap, window) in [(None, None), (Some(0.5), Some(20)), (None, Some(1))] {
+        let of_heads: Vec<f32> = (0..HEADS.heads).map(|at| at as f32 - 1.5).collect();
+        let all = Tensor::from_slice(&of_heads, HEADS.heads, &Device::Cpu).unwrap();
+        for (cap, window, has_sinks) in [
+            (None, None, false),
+            (Some(0.5), Some(20), false),
+            (None, Some(1), true),
+            (None, None, true),
+        ] {
             let mut kept = Kept::new((HEADS, 2), &kv, KvDtype::F32, &Device::Cpu);
             // The first half of each in one step, then the rest but one, then the last of all.
             for step in 0..3 {
@@ -90,11 +98,13 @@ fn tiles_of_any_size_give_what_is_defined_wherever_blocks_lie() {
                 let places = Places::of(&spans, &[None, window], bounds, to).unwrap();
                 let kinds = [(1, HEADS.kv_heads), (2, HEADS.kv_heads)];
                 kept.write(1, &places, &rows(&kinds, &tokens)).unwrap();
-                let of = Attention { heads: HEADS, cap, layer: 1, window: 1 };
+                let sinks = has_sinks.then_some(&all);
+                let of = Attention { heads: HEADS, cap, sinks, layer: 1, window: 1 };
                 let queries = rows(&[(0, HEADS.heads)], &tokens);
                 let got = attend(of, &queries, &places, &kept).unwrap().to_vec2::<f32>().unwrap();
                 for (got, (sequence, position)) in got.iter().zip(&tokens) {
-                    let want = defined(*sequence, *position, (cap, window));
+                    let sinks = if has_sinks { &of_heads[..] } else { &[] };
+                    let want = defined(*sequence, *position, (cap, window, sinks));
                     for (got, want) in got.iter().zip(want) {
                         assert!((got - want).abs() < 1e-5, "{sequence} {position}: {got} {want}");
                     }

@@ -1,5 +1,7 @@
 //! What is refused, and in which words.
 
+use std::path::Path;
+
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -7,14 +9,18 @@ use serde_json::{Value, json};
 use super::*;
 
 /// An adapter's files, changed.
-struct Changed {
+pub(super) struct Changed {
     config: Value,
     tensors: Vec<(String, Vec<usize>, Vec<u8>)>,
 }
 
 impl Changed {
     fn from(case: &str) -> Self {
-        let read = |name: &str| std::fs::read(folder(case).join(name)).unwrap();
+        Self::of_folder(&folder(case))
+    }
+
+    pub(super) fn of_folder(folder: &Path) -> Self {
+        let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
         let bytes = read("adapter_model.safetensors");
         let file = SafeTensors::deserialize(&bytes).unwrap();
         let tensors = file
@@ -24,15 +30,22 @@ impl Changed {
         Self { config, tensors: tensors.collect() }
     }
 
-    fn set(mut self, key: &str, value: Value) -> Self {
+    pub(super) fn set(mut self, key: &str, value: Value) -> Self {
         self.config[key] = value;
         self
     }
 
-    fn without(mut self, part: &str) -> Self {
+    pub(super) fn without(mut self, part: &str) -> Self {
         let before = self.tensors.len();
         self.tensors.retain(|(name, ..)| !name.contains(part));
         assert!(self.tensors.len() < before, "{part}");
+        self
+    }
+
+    /// With a tensor of zeros more.
+    pub(super) fn with(mut self, name: &str, shape: &[usize]) -> Self {
+        let bytes = shape.iter().product::<usize>() * 4;
+        self.tensors.push((name.to_owned(), shape.to_vec(), vec![0; bytes]));
         self
     }
 
@@ -73,7 +86,7 @@ impl Changed {
     }
 
     /// Why it is refused on a base.
-    fn unfit(&self, base: &str) -> String {
+    pub(super) fn unfit(&self, base: &str) -> String {
         let dir = self.write();
         let read = AdapterPlan::read(&read_local(dir.path()).unwrap()).unwrap();
         read.on(&plan(base, &settings())).unwrap_err().to_string()
@@ -267,13 +280,13 @@ fn what_does_not_fit_the_base_is_refused_with_both_shapes() {
         let refused = changed.unfit("llama-mha");
         assert!(refused.contains(says), "{refused}");
     }
-    let [from, to] = ["layers.0.self_attn.q_proj", "layers.0.block_sparse_moe.experts.3.w1"];
+    let [from, to] = ["layers.0.self_attn.q_proj", "layers.0.block_sparse_moe.experts.99.w1"];
     let expert = Changed::from("mixtral-attention")
-        .set("target_modules", json!(["q_proj", "k_proj", "v_proj", "o_proj", "w1"]))
+        .set("target_modules", json!(["q_proj", "k_proj", "v_proj", "o_proj", "99.w1"]))
         .renamed(&format!("{from}.lora_A"), &format!("{to}.lora_A"))
         .renamed(&format!("{from}.lora_B"), &format!("{to}.lora_B"))
         .unfit("mixtral");
-    assert!(expert.contains("experts.3.w1', and the base has no such module"), "{expert}");
+    assert!(expert.contains("experts.99.w1', and the base has no such module"), "{expert}");
     let missing = Changed::from("llama-all").unfit("phi3-window-partial");
     assert!(
         missing.contains("the base has no such module that an adapter can change"),
@@ -319,4 +332,26 @@ fn an_adapter_without_its_files_is_refused_by_name() {
     std::fs::remove_file(dir.path().join("adapter_config.json")).unwrap();
     let refused = AdapterPlan::read(&read_local(dir.path()).unwrap()).unwrap_err().to_string();
     assert_eq!(refused, "adapter_config.json: is not there, or too large");
+}
+
+#[test]
+fn an_adapter_over_experts_has_all_that_it_says_or_none_of_them() {
+    let all = || Changed::from("mixtral-all");
+    let lacks = all().without("layers.1.block_sparse_moe.experts.2.w3").unfit("mixtral");
+    let names = "'model.layers.1.block_sparse_moe.experts.2.w3', and no tensor is for it";
+    assert!(lacks.contains(names), "{lacks}");
+    let shaped = all().shaped("layers.0.block_sparse_moe.experts.0.w2.lora_B", &[33, 3]);
+    assert!(shaped.unfit("mixtral").contains("has shape [33, 3]"));
+    for spelt in ["layers.0.block_sparse_moe.experts.01.w1", "layers.00.block_sparse_moe.gate"] {
+        let plain = spelt.replace("01.w1", "1.w1").replace("00.", "0.");
+        let odd = ["A", "B"].into_iter().fold(all(), |it, part| {
+            it.renamed(&format!("{plain}.lora_{part}"), &format!("{spelt}.lora_{part}"))
+        });
+        let refused = odd.unfit("mixtral");
+        assert!(refused.contains("has no such module"), "{spelt}: {refused}");
+    }
+    // As trained where a layer's experts are one tensor: neither they nor routers are modules there.
+    let dir = all().without("block_sparse_moe").write();
+    let read = AdapterPlan::read(&read_local(dir.path()).unwrap()).unwrap();
+    assert!(read.on(&plan("mixtral", &settings())).is_ok());
 }

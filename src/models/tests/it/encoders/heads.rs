@@ -68,7 +68,7 @@ fn parity_of_adapters_with_heads_of_their_own_beside_the_base_in_one_step() {
         let plain: Vec<Row> = case.head.inputs.iter().map(|input| whole(&input.ids)).collect();
         let before = step(&mut *loaded.runner, plain.clone());
         let width = loaded.runner.attach(AdapterId(1), adapter.weights).unwrap();
-        assert_eq!(width, Some(case.labels), "{name}");
+        assert_eq!(width.map(|head| head.width), Some(case.labels), "{name}");
         let (mut rows, mut wanted) = (Vec::new(), Vec::new());
         let mut base = plain.into_iter().zip(before).cycle();
         for (row, want) in case.head.inputs.iter().flat_map(Input::wants) {
@@ -187,9 +187,9 @@ fn a_head_that_cannot_be_put_together_is_refused_with_what_to_do() {
         &[("task_type", Value::Null), ("modules_to_save", serde_json::json!(["score"]))],
     );
     assert!(told.contains("its base has none") && told.contains("task_type"), "{told}");
-    let told = refused("qwen3-bare", "qwen3-head-norms", "Qwen3ForCausalLM", &[]);
-    assert!(told.contains("its base has none") && told.contains("makes vectors"), "{told}");
     let of_tokens = [("task_type", Value::from("TOKEN_CLS"))];
+    let told = refused("qwen3-bare", "qwen3-head-norms", "Qwen3ForCausalLM", &of_tokens);
+    assert!(told.contains("each token") && told.contains("generates text"), "{told}");
     let (base, architecture) = ("encoder-llama-classes", "LlamaForSequenceClassification");
     let told = refused("llama-five", base, architecture, &of_tokens);
     assert!(told.contains("labels of each token"), "{told}");

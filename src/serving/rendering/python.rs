@@ -83,29 +83,44 @@ pub(super) fn tojson(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
         return Err(invalid("tojson: the value is undefined"));
     }
     let failed = |error| invalid("tojson: the value is not JSON serialisable").with_source(error);
-    let mut json = serde_json::to_value(value).map_err(failed)?;
     if sort_keys == Some(true) {
+        let mut json = serde_json::to_value(value).map_err(failed)?;
         json.sort_all_objects();
+        return dumped(&json, (indent, separators, ensure_ascii));
     }
+    // Not by way of another tree of values: that takes several times what the text does.
+    dumped(value, (indent, separators, ensure_ascii))
+}
+
+/// How JSON is written: width of its indentation, separators of items and of keys, ASCII alone.
+type Written = (Option<usize>, Option<Vec<String>>, Option<bool>);
+
+fn dumped(
+    json: &impl Serialize,
+    (indent, separators, ensure_ascii): Written,
+) -> Result<Value, Error> {
+    let invalid = |message| Error::new(ErrorKind::InvalidOperation, message);
+    let failed = |error| invalid("tojson: the value is not JSON serialisable").with_source(error);
     let mut bytes = Vec::new();
     if let Some(width) = indent {
         let indent = " ".repeat(width.min(16));
         let formatter = PrettyFormatter::with_indent(indent.as_bytes());
-        write_json(&json, &mut bytes, formatter).map_err(failed)?;
+        write_json(json, &mut bytes, formatter).map_err(failed)?;
     } else {
         let formatter = match separators.as_deref() {
             None => Separated { item: ", ".into(), key: ": ".into() },
             Some([item, key]) => Separated { item: item.clone(), key: key.clone() },
             Some(_) => return Err(invalid("tojson: separators are two strings")),
         };
-        write_json(&json, &mut bytes, formatter).map_err(failed)?;
+        write_json(json, &mut bytes, formatter).map_err(failed)?;
     }
-    let text = String::from_utf8_lossy(&bytes);
-    Ok(Value::from(if ensure_ascii == Some(true) { ascii(&text) } else { text.into_owned() }))
+    let text = String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    Ok(Value::from(if ensure_ascii == Some(true) { ascii(&text) } else { text }))
 }
 
 fn write_json(
-    json: &serde_json::Value,
+    json: &impl Serialize,
     bytes: &mut Vec<u8>,
     formatter: impl Formatter,
 ) -> Result<(), serde_json::Error> {
