@@ -124,9 +124,12 @@ impl Table {
                     match self.trouble_stands(model).filter(|_| !is_asked_for) {
                         // As its own callers would be told.
                         Some(failure) => self.refuse_adapters(model, &failure),
-                        // Who is let in because a look is due has the store itself looked at: what it
-                        // was last known to name is what failed.
-                        None => self.resolve(model, self.looks_anew(model)),
+                        // Who is let in because a look is due, or by force, has the store itself looked
+                        // at: what it was last known to name is what failed.
+                        None => {
+                            let looks = self.looks_anew(model) || self.is_forced(model);
+                            self.resolve(model, looks);
+                        }
                     }
                 }
             }

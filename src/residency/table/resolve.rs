@@ -222,7 +222,8 @@ impl Table {
         Some(failure)
     }
 
-    fn is_forced(&self, model: &ModelId) -> bool {
+    /// Whether an operator waits for its load, whatever was known against it.
+    pub(super) fn is_forced(&self, model: &ModelId) -> bool {
         let entry = self.models.peek(model);
         let mut waiting = entry.into_iter().flat_map(|entry| &entry.waiters);
         waiting.any(|id| self.waiters.get(*id).is_some_and(|w| w.purpose.is_forced()))

@@ -207,15 +207,15 @@ mod tests {
             let targets = list(Arc::clone(&catalog), (None, 10), false).await.unwrap().targets;
             (looked.unwrap().id.version.clone(), uploads(&catalog, &targets).await)
         };
-        memory.put_aged("m/model.safetensors", "\x02\0\0\0\0\0\0\0{}", long_ago);
+        memory.put_aged("m/model.pt", "1234", long_ago);
         let (first, told) = look().await;
         assert_eq!(told, BTreeMap::new());
-        memory.put("m/other.safetensors", "cut off");
+        memory.put("m/model.safetensors", "cut off");
         let (version, told) = look().await;
         assert_eq!(version, first);
         let told = &told["m"];
         assert!(told.starts_with("version ") && told.contains(" is not whole yet: "), "{told}");
-        memory.remove("m/other.safetensors");
+        memory.remove("m/model.safetensors");
         assert_eq!(look().await, (first, BTreeMap::new()));
     }
 

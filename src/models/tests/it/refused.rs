@@ -146,9 +146,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     (
         "qwen2-moe-shared",
         r#"{"shared_expert_intermediate_size": 9223372036854775808}"#,
-        "experts are 9223372036854775808 wide",
+        "shared_expert_intermediate_size is 9223372036854775808",
     ),
-    ("gpt-oss", r#"{"intermediate_size": 9223372036854775808}"#, "experts are 9"),
+    ("gpt-oss", r#"{"intermediate_size": 9223372036854775808}"#, "9223372036854775808"),
 ];
 
 #[test]
